@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! One event vocabulary, shown as log lines, history and metrics.
