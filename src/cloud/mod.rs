@@ -1,2 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What the engine asks of EC2.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::core::ec2_api::{CloudRequest, CloudResult};
+use crate::core::site::Account;
+
+/// EC2, as the driver sees it. One call is one attempt: retries, tokens and budget belong to the engine.
+pub trait Cloud: Send + Sync + 'static {
+    fn call(
+        &self,
+        account: Account,
+        request: CloudRequest,
+    ) -> Pin<Box<dyn Future<Output = CloudResult> + Send>>;
+}

@@ -1,2 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Pure decisions: no tokio, no AWS, no files, no wall clock.
+
+pub mod ec2_api;
+pub mod fleet_spec;
+pub mod hostlist;
+pub mod site;
+pub mod slurm_api;
+pub mod time;

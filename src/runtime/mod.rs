@@ -1,2 +1,4 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The driver around the pure engine: queue, timers, effects, socket, shutdown.
+
+pub mod plugin;

@@ -1,2 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What the engine asks of Slurm.
+
+pub mod controller;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::core::slurm_api::{SlurmRequest, SlurmResult};
+
+/// slurmctld, as the driver sees it: in process, or through scontrol.
+pub trait Slurm: Send + Sync + 'static {
+    fn call(&self, request: SlurmRequest) -> Pin<Box<dyn Future<Output = SlurmResult> + Send>>;
+}

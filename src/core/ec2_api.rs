@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What the engine asks of EC2 and what it is told, in EC2's terms.
+//!
+//! Plain data, so that a request can be written to the journal before it is sent.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::fleet_spec::{LaunchTemplateOverride, LaunchTemplateSpecification, OnDemandOptions, SpotOptions};
+use super::site::Lifecycle;
+
+/// One call to EC2. What takes several API calls (pages, chunks of ids) is still one request here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CloudRequest {
+    CreateFleet(Box<CreateFleet>),
+    /// Every instance with the cluster's tag, in states pending to stopped (never terminated ones).
+    DescribeCluster {
+        cluster: String,
+    },
+    /// These instances, in any state. An id that EC2 does not know is left out of the reply.
+    DescribeInstances {
+        ids: Vec<String>,
+    },
+    /// Ids that EC2 does not know are reported in the reply, and never stop the others from being terminated.
+    TerminateInstances {
+        ids: Vec<String>,
+    },
+    CreateTags {
+        ids: Vec<String>,
+        tags: BTreeMap<String, String>,
+    },
+    ModifyFleet {
+        fleet_id: String,
+        target: u32,
+        spot_target: u32,
+        on_demand_target: u32,
+        /// `ExcessCapacityTerminationPolicy`: `termination` if true, else `no-termination`.
+        terminate_excess: bool,
+    },
+    DeleteFleets {
+        ids: Vec<String>,
+        terminate_instances: bool,
+    },
+    /// Maintain fleets with the cluster's tag, in states submitted to modifying.
+    DescribeFleets {
+        cluster: String,
+    },
+    DescribeFleetHistory {
+        fleet_id: String,
+        /// Milliseconds since 1970.
+        start_unix_ms: u64,
+    },
+    CancelSpotInstanceRequests {
+        ids: Vec<String>,
+    },
+}
+
+impl CloudRequest {
+    /// The EC2 action, as the API reference spells it.
+    #[must_use]
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::CreateFleet(_) => "CreateFleet",
+            Self::DescribeCluster { .. } | Self::DescribeInstances { .. } => "DescribeInstances",
+            Self::TerminateInstances { .. } => "TerminateInstances",
+            Self::CreateTags { .. } => "CreateTags",
+            Self::ModifyFleet { .. } => "ModifyFleet",
+            Self::DeleteFleets { .. } => "DeleteFleets",
+            Self::DescribeFleets { .. } => "DescribeFleets",
+            Self::DescribeFleetHistory { .. } => "DescribeFleetHistory",
+            Self::CancelSpotInstanceRequests { .. } => "CancelSpotInstanceRequests",
+        }
+    }
+}
+
+/// `Type` of CreateFleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FleetType {
+    Instant,
+    Maintain,
+}
+
+/// A complete CreateFleet request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CreateFleet {
+    /// At most 64 ASCII characters; the same token with the same parameters gives the original answer.
+    pub client_token: String,
+    pub fleet_type: FleetType,
+    /// `TotalTargetCapacity`, in nodes: every override has WeightedCapacity 1.
+    pub target: u32,
+    /// `DefaultTargetCapacityType`; the whole target is of this lifecycle.
+    pub lifecycle: Lifecycle,
+    pub on_demand_options: OnDemandOptions,
+    pub spot_options: SpotOptions,
+    pub launch_template: LaunchTemplateSpecification,
+    /// Already multiplied by the subnets; at most 300.
+    pub overrides: Vec<LaunchTemplateOverride>,
+    /// Tags of the fleet itself.
+    pub fleet_tags: BTreeMap<String, String>,
+    /// Tags of instances, volumes and interfaces at launch (instant fleets only: EC2 refuses them for maintain).
+    pub instance_tags: BTreeMap<String, String>,
+}
+
+/// The answer to a [`CloudRequest`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CloudReply {
+    Fleet(FleetReply),
+    Instances(Vec<Instance>),
+    Terminated { terminated: Vec<String>, unknown: Vec<String> },
+    Tagged,
+    Modified,
+    Deleted { deleted: Vec<String>, failed: Vec<(String, String)> },
+    Fleets(Vec<Fleet>),
+    History(Vec<FleetHistoryRecord>),
+    Cancelled,
+}
+
+/// What CreateFleet returned. For maintain fleets only `fleet_id` is set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FleetReply {
+    pub fleet_id: String,
+    pub instances: Vec<LaunchedInstances>,
+    pub errors: Vec<PoolError>,
+}
+
+impl FleetReply {
+    #[must_use]
+    pub fn instance_ids(&self) -> Vec<String> {
+        self.instances.iter().flat_map(|set| set.ids.iter().cloned()).collect()
+    }
+}
+
+/// `CreateFleetInstance`: the instances of one pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LaunchedInstances {
+    pub ids: Vec<String>,
+    pub instance_type: String,
+    pub lifecycle: Lifecycle,
+    pub subnet_id: Option<String>,
+    pub zone: Option<String>,
+}
+
+/// `CreateFleetError`: why one pool gave nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolError {
+    pub code: String,
+    pub message: String,
+    pub class: ErrorClass,
+    pub lifecycle: Lifecycle,
+    pub instance_type: Option<String>,
+    pub subnet_id: Option<String>,
+    pub zone: Option<String>,
+}
+
+/// An instance as DescribeInstances shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    pub id: String,
+    pub state: InstanceState,
+    pub private_ip: Option<String>,
+    pub private_dns: Option<String>,
+    pub instance_type: String,
+    pub zone: String,
+    pub subnet_id: Option<String>,
+    pub lifecycle: Lifecycle,
+    pub reservation_id: String,
+    pub ami_launch_index: u32,
+    pub launch_unix_ms: u64,
+    pub tags: BTreeMap<String, String>,
+    /// `StateReason.Code`, for example `Server.SpotInstanceTermination`.
+    pub state_reason: Option<String>,
+    pub spot_request_id: Option<String>,
+}
+
+/// `InstanceState.Name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceState {
+    Pending,
+    Running,
+    Stopping,
+    Stopped,
+    ShuttingDown,
+    Terminated,
+}
+
+impl InstanceState {
+    /// True for an instance that will never run again.
+    #[must_use]
+    pub fn is_ended(self) -> bool {
+        matches!(self, Self::ShuttingDown | Self::Terminated)
+    }
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::ShuttingDown => "shutting-down",
+            Self::Terminated => "terminated",
+        }
+    }
+}
+
+/// `FleetData` as far as it is used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fleet {
+    pub id: String,
+    /// `submitted`, `active`, `modifying`, `deleted_running`, … as on the wire.
+    pub state: String,
+    /// `error`, `pending_fulfillment`, `pending_termination` or `fulfilled`.
+    pub activity: Option<String>,
+    pub target: u32,
+    pub fulfilled: f64,
+    pub client_token: Option<String>,
+    pub tags: BTreeMap<String, String>,
+}
+
+/// `HistoryRecordEntry`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FleetHistoryRecord {
+    pub unix_ms: u64,
+    /// As on the wire: `fleetRequestChange`, `instanceChange`, `spotInstanceRequestChange`, `information`, `error`.
+    pub event_type: String,
+    pub event_sub_type: String,
+    pub description: String,
+    pub instance_id: Option<String>,
+}
+
+/// What a failed EC2 call means for us. The codes are mapped in `cloud::errors`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorClass {
+    /// EC2 has none of what was asked for; another pool or another time may.
+    Capacity,
+    /// A limit of the account or subnet; asking again does not help before something ends or is raised.
+    Quota,
+    /// Too many requests: wait and repeat the same request.
+    Throttle,
+    /// EC2 refused the request as it stands; the administrator must change something.
+    Configuration,
+    /// Credentials are missing, wrong or not allowed to do this.
+    Permission,
+    /// The resource is not known, or not known yet.
+    NotFound,
+    /// The client token was used with other parameters.
+    IdempotentMismatch,
+    /// EC2 or the network failed, and whether the call took effect is not known: repeat with the same token.
+    Transient,
+    /// None of the above.
+    Other,
+}
+
+impl ErrorClass {
+    /// Whether the same request may succeed when it is simply sent again.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Throttle | Self::Transient)
+    }
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Capacity => "capacity",
+            Self::Quota => "quota",
+            Self::Throttle => "throttle",
+            Self::Configuration => "configuration",
+            Self::Permission => "permission",
+            Self::NotFound => "not-found",
+            Self::IdempotentMismatch => "idempotent-mismatch",
+            Self::Transient => "transient",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A failed call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+pub struct CloudError {
+    pub class: ErrorClass,
+    /// EC2's error code, or a short name of our own for failures before EC2 answered.
+    pub code: String,
+    pub message: String,
+    pub request_id: Option<String>,
+}
+
+impl fmt::Display for CloudError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+pub type CloudResult = Result<CloudReply, CloudError>;
