@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What the engine asks of EC2.
+//!
+//! [`ec2`] is the only module that names the AWS SDK; [`errors`] says what a failed call means.
 
 use std::future::Future;
 use std::pin::Pin;
 
 use crate::core::ec2_api::{CloudRequest, CloudResult};
 use crate::core::site::Account;
+
+pub mod ec2;
+pub mod errors;
 
 /// EC2, as the driver sees it. One call is one attempt: retries, tokens and budget belong to the engine.
 pub trait Cloud: Send + Sync + 'static {
