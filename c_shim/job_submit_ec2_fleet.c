@@ -41,7 +41,6 @@ EXPORT int job_modify(job_desc_msg_t *job, void *job_record, uint32_t submit_uid
 #define STOP_TIMEOUT_IN_LOCK_MS 250
 
 static const struct lock_levels node_read = { .node = LOCK_READ };
-static const struct lock_levels conf_read = { .conf = LOCK_READ };
 /* What slurmctld takes around the same functions for a request by scontrol or slurmd. */
 static const struct lock_levels update_node_locks = {
 	.job = LOCK_WRITE, .node = LOCK_WRITE, .part = LOCK_WRITE, .fed = LOCK_READ
@@ -134,49 +133,6 @@ static int64_t host_last_node_update(void *context)
 {
 	(void)context;
 	return __atomic_load_n(slurmctld.last_node_update, __ATOMIC_RELAXED);
-}
-
-static void replace(char **kept, const char *value)
-{
-	free(*kept);
-	*kept = value ? strdup(value) : NULL;
-}
-
-/* The caller keeps slurm.conf from being read again meanwhile. */
-static void copy_conf(struct run *run, struct ec2fleet_conf *out)
-{
-	const slurm_conf_t *conf = slurmctld.slurm_conf;
-
-	replace(&run->cluster_name, conf->cluster_name);
-	replace(&run->slurm_conf, conf->slurm_conf);
-	replace(&run->state_save_location, conf->state_save_location);
-	*out = (struct ec2fleet_conf) {
-		.cluster_name = run->cluster_name,
-		.slurm_conf = run->slurm_conf,
-		.state_save_location = run->state_save_location,
-		.last_update = conf->last_update,
-		.slurm_user_id = conf->slurm_user_id,
-		.suspend_time = conf->suspend_time,
-		.suspend_timeout = conf->suspend_timeout,
-		.resume_timeout = conf->resume_timeout,
-		.slurmd_timeout = conf->slurmd_timeout,
-	};
-}
-
-static int32_t host_read_conf(void *context, struct ec2fleet_conf *out)
-{
-	struct run *run = context;
-
-	if (!out)
-		return EC2FLEET_INVALID;
-	calls_in_progress++;
-	bool locked = lock(run, conf_read);
-	if (locked) {
-		copy_conf(run, out);
-		slurmctld.unlock_slurmctld(conf_read);
-	}
-	calls_in_progress--;
-	return locked ? EC2FLEET_OK : EC2FLEET_CLOSED;
 }
 
 static void free_bits(bitstr_t **bits)
@@ -275,12 +231,12 @@ static int32_t host_read_power(void *context, uint32_t full, struct ec2fleet_pow
 	} else {
 		/* A reconfiguration holds the node write lock, and may give a node another place in the table. */
 		time_t conf_update = slurmctld.slurm_conf->last_update;
-		bool reindexed = !run->booting || conf_update != run->conf_update ||
+		bool reconfigured = !run->booting || conf_update != run->conf_update ||
 				 slurmctld.bit_size(run->booting) != slurmctld.bit_size(booting);
 
-		if (reindexed)
-			out->flags |= EC2FLEET_POWER_REINDEXED;
-		if (full || reindexed)
+		if (reconfigured)
+			out->flags |= EC2FLEET_POWER_RECONFIGURED;
+		if (full || reconfigured)
 			out->flags |= EC2FLEET_POWER_FULL;
 		if (out->flags || !slurmctld.bit_equal(booting, run->booting) ||
 		    !slurmctld.bit_equal(suspended, run->suspended))
@@ -691,13 +647,26 @@ static void free_run(struct run *run)
 	free(run);
 }
 
+static char *copy_of(const char *string)
+{
+	return string ? strdup(string) : NULL;
+}
+
 static struct run *new_run(void)
 {
 	struct run *run = calloc(1, sizeof(*run));
 
 	if (!run)
 		return NULL;
+	/* The thread that loads plugins is the one that reads slurm.conf: it does not change meanwhile. */
+	const slurm_conf_t *conf = slurmctld.slurm_conf;
+
 	run->pid = getpid();
+	run->cluster_name = copy_of(conf->cluster_name);
+	run->slurm_conf = conf->slurm_conf ? realpath(conf->slurm_conf, NULL) : NULL;
+	if (!run->slurm_conf)
+		run->slurm_conf = copy_of(conf->slurm_conf);
+	run->state_save_location = copy_of(conf->state_save_location);
 	run->host = (struct ec2fleet_host) {
 		.abi_version = EC2FLEET_ABI_VERSION,
 		.size = sizeof(run->host),
@@ -712,9 +681,18 @@ static struct run *new_run(void)
 			(slurmctld.node_did_resp ? EC2FLEET_CAN_KEEP_RESPONDING : 0),
 		.context = run,
 		.config_dir = getenv("EC2FLEET_CONFIG_DIR"),
+		.conf = {
+			.cluster_name = run->cluster_name,
+			.slurm_conf = run->slurm_conf,
+			.state_save_location = run->state_save_location,
+			.slurm_user_id = conf->slurm_user_id,
+			.suspend_time = conf->suspend_time,
+			.suspend_timeout = conf->suspend_timeout,
+			.resume_timeout = conf->resume_timeout,
+			.slurmd_timeout = conf->slurmd_timeout,
+		},
 		.in_control = host_in_control,
 		.last_node_update = host_last_node_update,
-		.read_conf = host_read_conf,
 		.read_power = host_read_power,
 		.update_nodes = host_update_nodes,
 		.keep_responding = host_keep_responding,

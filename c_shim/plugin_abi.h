@@ -47,12 +47,11 @@ enum ec2fleet_capability {
 	EC2FLEET_CAN_KEEP_RESPONDING = 4,
 };
 
-/* Settings of slurm.conf that the library goes by. Strings are valid until the next read_conf. */
+/* Settings of slurm.conf as they are when the library starts. A string may be NULL. */
 struct ec2fleet_conf {
 	const char *cluster_name;
 	const char *slurm_conf;			/* path of slurm.conf */
 	const char *state_save_location;
-	int64_t last_update;			/* moves when slurm.conf is read again */
 	uint32_t slurm_user_id;
 	uint32_t suspend_time;			/* seconds; UINT32_MAX: never */
 	uint32_t suspend_timeout;		/* seconds */
@@ -68,7 +67,7 @@ struct ec2fleet_conf {
  */
 enum ec2fleet_power_flag {
 	EC2FLEET_POWER_FULL = 1,	/* waking and suspended are the complete sets; nothing is in the _ended ones */
-	EC2FLEET_POWER_REINDEXED = 2,	/* slurmctld rebuilt its node table: FULL even if it was not asked for */
+	EC2FLEET_POWER_RECONFIGURED = 2,	/* slurm.conf was read again, or this is the first: FULL without being asked */
 };
 
 struct ec2fleet_power {
@@ -174,12 +173,12 @@ struct ec2fleet_job {
 };
 
 /*
- * What slurmctld offers. Every function may be called from one thread only (the host thread of the library), except
- * while ec2fleet_plugin_start or _stop runs on the thread of slurmctld that called it. None may be called
- * from another one's row function, and a row function must return normally. After the plugin was stopped
- * every function returns EC2FLEET_CLOSED at once.
+ * What slurmctld offers. Only one thread of the library may call it (the host thread). While ec2fleet_plugin_start
+ * runs, its caller may hold any lock of slurmctld, so nothing but `log` may be called from there, and nothing at all
+ * from ec2fleet_plugin_stop. No function may be called from another one's row function. After the plugin
+ * was stopped every function returns EC2FLEET_CLOSED at once.
  *
- * The table lives as long as the process. `context` is passed back unread.
+ * The table lives until ec2fleet_plugin_stop has returned EC2FLEET_OK. `context` is passed back unread.
  */
 struct ec2fleet_host {
 	uint32_t abi_version;		/* EC2FLEET_ABI_VERSION of the shim */
@@ -188,15 +187,13 @@ struct ec2fleet_host {
 	uint32_t capabilities;		/* EC2FLEET_CAN_* */
 	void *context;
 	const char *config_dir;		/* EC2FLEET_CONFIG_DIR of slurmctld's environment, or NULL */
+	struct ec2fleet_conf conf;
 
 	/* 1 while this slurmctld is the controller in charge and its power saving runs, else 0. No lock. */
 	int32_t (*in_control)(void *context);
 
 	/* last_node_update, which moves with every change of a node. No lock. */
 	int64_t (*last_node_update)(void *context);
-
-	/* Takes the configuration read lock. */
-	int32_t (*read_conf)(void *context, struct ec2fleet_conf *out);
 
 	/*
 	 * Compare the power bitmaps with those of the last reading. `full` (0 or 1) asks for the complete sets.
@@ -242,8 +239,8 @@ uint32_t ec2fleet_plugin_abi_version(void);
 const char *ec2fleet_plugin_version(void);
 
 /*
- * Start the library's threads and return; nothing acts before in_control says 1. `host` must outlive the process's
- * use of the library. Call it again only after ec2fleet_plugin_stop.
+ * Start the library's threads and return; nothing acts before in_control says 1. Call it again only after
+ * ec2fleet_plugin_stop.
  */
 int32_t ec2fleet_plugin_start(const struct ec2fleet_host *host);
 
