@@ -4,6 +4,8 @@
 pub mod ec2_api;
 pub mod fleet_spec;
 pub mod hostlist;
+pub mod report;
+pub mod resume_file;
 pub mod site;
 pub mod slurm_api;
 pub mod time;

@@ -2,3 +2,5 @@
 //! The driver around the pure engine: queue, timers, effects, socket, shutdown.
 
 pub mod plugin;
+pub mod protocol;
+pub mod socket;

@@ -2,3 +2,4 @@
 //! Pure code: properties, tables, and comparison with what Slurm's own commands answer.
 
 mod hostlist;
+mod resume_file;

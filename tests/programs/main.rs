@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The programs and what they are made of, with real sockets and real processes.
+
+mod socket;
