@@ -6,14 +6,15 @@
  * Plain data only. No type of Slurm appears here, so the library needs no Slurm header. docs/plugin-abi.md explains
  * the thread and ownership rules; the ones that a caller must keep are repeated at each function.
  *
- * Strings are NUL-terminated UTF-8; "hostlist" means Slurm's folded form, "cpu-a-[0-9,12]". Times are seconds since 1970.
+ * Strings are NUL-terminated UTF-8; "hostlist" means Slurm's folded form, "cpu-a-[0-9,12]". Times are seconds since
+ * 1970.
  */
 #ifndef EC2FLEET_PLUGIN_ABI_H
 #define EC2FLEET_PLUGIN_ABI_H
 
 #include <stdint.h>
 
-/* Raised by one whenever a structure, a constant or the meaning of a function changes. Both sides must agree exactly. */
+/* Raised by one when a structure, a constant or the meaning of a function changes. Both sides must agree exactly. */
 #define EC2FLEET_ABI_VERSION 1
 
 /*
@@ -175,8 +176,8 @@ struct ec2fleet_job {
 /*
  * What slurmctld offers. Only one thread of the library may call it (the host thread). While ec2fleet_plugin_start
  * runs, its caller may hold any lock of slurmctld, so nothing but `log` may be called from there, and nothing at all
- * from ec2fleet_plugin_stop. No function may be called from another one's row function. After the plugin
- * was stopped every function returns EC2FLEET_CLOSED at once.
+ * from ec2fleet_plugin_stop. No function may be called from another one's row function. From the
+ * beginning of a stop on every function but `log` returns EC2FLEET_CLOSED at once.
  *
  * The table lives until ec2fleet_plugin_stop has returned EC2FLEET_OK. `context` is passed back unread.
  */

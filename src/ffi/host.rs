@@ -77,6 +77,14 @@ impl Table {
             // SAFETY: as above.
             config_dir: unsafe { text(host.config_dir) }.map(PathBuf::from),
             slurm_version: host.slurm_version,
+            // SAFETY: as above.
+            cluster_name: unsafe { text(host.conf.cluster_name) },
+            // SAFETY: as above.
+            state_save_location: unsafe { text(host.conf.state_save_location) }.map(PathBuf::from),
+            slurm_user_id: host.conf.slurm_user_id,
+            resume_timeout: host.conf.resume_timeout,
+            suspend_timeout: host.conf.suspend_timeout,
+            slurmd_timeout: host.conf.slurmd_timeout,
         };
         let table = Self::checked(host).ok_or(abi::EC2FLEET_INVALID)?;
         Ok((table, options))
