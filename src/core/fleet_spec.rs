@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub struct OnDemandOptions {
     /// `lowest-price` or `prioritized`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["lowest-price", "prioritized"]))]
     pub allocation_strategy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity_reservation_options: Option<CapacityReservationOptions>,
@@ -26,6 +27,7 @@ pub struct OnDemandOptions {
     pub single_availability_zone: Option<bool>,
     /// At most 1,000; needs one of the two `single_*` options; instant fleets only.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
     pub min_target_capacity: Option<i32>,
     /// US dollars an hour for the whole fleet.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,6 +40,7 @@ pub struct OnDemandOptions {
 pub struct CapacityReservationOptions {
     /// `use-capacity-reservations-first`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["use-capacity-reservations-first"]))]
     pub usage_strategy: Option<String>,
 }
 
@@ -47,20 +50,24 @@ pub struct CapacityReservationOptions {
 pub struct SpotOptions {
     /// `price-capacity-optimized`, `capacity-optimized`, `capacity-optimized-prioritized`, `diversified` or `lowest-price`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["price-capacity-optimized", "capacity-optimized", "capacity-optimized-prioritized", "diversified", "lowest-price"]))]
     pub allocation_strategy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maintenance_strategies: Option<SpotMaintenanceStrategies>,
     /// `terminate`, `stop` or `hibernate`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["terminate", "stop", "hibernate"]))]
     pub instance_interruption_behavior: Option<String>,
     /// With `lowest-price` only.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub instance_pools_to_use_count: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub single_instance_type: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub single_availability_zone: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
     pub min_target_capacity: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_total_price: Option<String>,
@@ -80,9 +87,11 @@ pub struct SpotMaintenanceStrategies {
 pub struct SpotCapacityRebalance {
     /// `launch` or `launch-before-terminate`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["launch", "launch-before-terminate"]))]
     pub replacement_strategy: Option<String>,
     /// Seconds, 120 to 7200.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 120, max = 7200))]
     pub termination_delay: Option<i32>,
 }
 
@@ -114,6 +123,7 @@ pub struct LaunchTemplateOverride {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weighted_capacity: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub priority: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
@@ -134,6 +144,7 @@ pub struct Placement {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["default", "dedicated", "host"]))]
     pub tenancy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<String>,
@@ -142,6 +153,7 @@ pub struct Placement {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_resource_group_arn: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 7))]
     pub partition_number: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread_domain: Option<String>,
@@ -172,9 +184,11 @@ pub struct EbsBlockDevice {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delete_on_termination: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 256000))]
     pub iops: Option<i32>,
     /// MiB/s.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 125, max = 2000))]
     pub throughput: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kms_key_id: Option<String>,
@@ -182,8 +196,10 @@ pub struct EbsBlockDevice {
     pub snapshot_id: Option<String>,
     /// GiB.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65536))]
     pub volume_size: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["standard", "io1", "io2", "gp2", "gp3", "sc1", "st1"]))]
     pub volume_type: Option<String>,
 }
 
@@ -206,15 +222,20 @@ pub struct InstanceRequirements {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub excluded_instance_types: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub spot_max_price_percentage_over_lowest_price: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub max_spot_price_as_percentage_of_optimal_on_demand_price: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub on_demand_max_price_percentage_over_lowest_price: Option<i32>,
     /// `included`, `required` or `excluded`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["included", "required", "excluded"]))]
     pub bare_metal: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["included", "required", "excluded"]))]
     pub burstable_performance: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub require_hibernate_support: Option<bool>,
@@ -223,6 +244,7 @@ pub struct InstanceRequirements {
     #[serde(rename = "NetworkBandwidthGbps", skip_serializing_if = "Option::is_none")]
     pub network_bandwidth_gbps: Option<FloatRange>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["included", "required", "excluded"]))]
     pub local_storage: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub local_storage_types: Vec<String>,
@@ -246,8 +268,10 @@ pub struct InstanceRequirements {
 #[serde(rename_all = "PascalCase", default)]
 pub struct IntRange {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub min: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub max: Option<i32>,
 }
 
@@ -255,7 +279,9 @@ pub struct IntRange {
 #[serde(rename_all = "PascalCase", default)]
 pub struct FloatRange {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub min: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub max: Option<f64>,
 }

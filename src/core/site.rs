@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fleet_spec::{LaunchTemplateOverride, LaunchTemplateSpecification, OnDemandOptions, SpotOptions};
@@ -28,11 +29,15 @@ impl fmt::Display for Account {
 }
 
 /// EC2's word for how an instance is paid for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lifecycle {
+    /// On-demand price, not interrupted.
     #[default]
     OnDemand,
+    /// Spot price; EC2 may interrupt the instance.
     Spot,
 }
 
@@ -47,7 +52,7 @@ impl Lifecycle {
 }
 
 /// How a node group's fleets live.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FleetScope {
     /// One `instant` fleet per batch of resumed nodes; EC2 forgets it at once.
@@ -60,7 +65,7 @@ pub enum FleetScope {
 }
 
 /// How an instance learns its node name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeNaming {
     /// One tag per reservation with its nodes in ami-launch-index order; `Name` follows at low priority.
@@ -71,12 +76,15 @@ pub enum NodeNaming {
 }
 
 /// What becomes of a hibernated node after [`Hibernation::max_minutes`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AfterMaxHibernation {
+    /// Go on waiting for Spot capacity.
     #[default]
     Wait,
+    /// Requeue the job and give the instance up.
     Requeue,
+    /// Move the instance's disks and network interface to an on-demand instance.
     OnDemand,
 }
 

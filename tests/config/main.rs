@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The configuration: what is accepted, what is reported, what is generated.
+
+mod accepted;
+mod broken;
