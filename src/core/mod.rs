@@ -2,10 +2,16 @@
 //! Pure decisions: no tokio, no AWS, no files, no wall clock.
 
 pub mod ec2_api;
+pub mod engine;
+pub mod event;
+pub mod fact;
 pub mod fleet_spec;
 pub mod hostlist;
+pub mod limits;
+pub mod record;
 pub mod report;
 pub mod resume_file;
 pub mod site;
 pub mod slurm_api;
+pub mod tag;
 pub mod time;

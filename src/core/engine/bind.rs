@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Giving instances to nodes: one instance, one node.
+
+use super::launch::Phase;
+use super::{Desire, Engine};
+use crate::core::ec2_api::{CloudReply, CloudResult, Instance};
+use crate::core::fact::FactKind;
+use crate::core::limits::backoff_ms;
+use crate::core::record::{Binding, Record, TagLevel};
+use crate::core::site::Account;
+
+/// EC2 lists an instance some time after it has launched it; this long, tags wait for the missing ones.
+const TAG_PATIENCE_MS: u64 = 5_000;
+
+impl Engine {
+    /// The addresses of a launch's instances, as far as EC2 shows them.
+    pub(super) fn take_launch_instances(&mut self, id: u64, result: CloudResult) {
+        let Some(launch) = self.launches.get_mut(&id) else { return };
+        let Phase::Describing { pending, in_flight, attempts, next_at, .. } = &mut launch.phase else {
+            return;
+        };
+        *in_flight = false;
+        *attempts += 1;
+        *next_at = self.now.mono_ms + backoff_ms(*attempts, &mut self.rng);
+        let Ok(CloudReply::Instances(instances)) = result else { return };
+
+        let asked = std::mem::take(pending);
+        let account = launch.account.clone();
+        let token = launch.token.clone();
+        let (mut usable, mut ended) = (Vec::new(), Vec::new());
+        for instance in instances {
+            if !asked.contains(&instance.id) {
+                continue;
+            }
+            if instance.state.is_ended() {
+                ended.push(instance);
+            } else if instance.private_ip.is_some() && !self.by_instance.contains_key(&instance.id) {
+                usable.push(instance);
+            }
+        }
+        let answered = |id: &String| usable.iter().chain(&ended).any(|instance| instance.id == *id);
+        let rest: Vec<String> =
+            asked.into_iter().filter(|id| !answered(id) && !self.by_instance.contains_key(id)).collect();
+        let complete = rest.is_empty();
+        if let Some(launch) = self.launches.get_mut(&id)
+            && let Phase::Describing { pending, .. } = &mut launch.phase
+        {
+            *pending = rest;
+        }
+        self.give_to_launch(id, &account, &token, usable, complete);
+        if !ended.is_empty() {
+            self.note_dead_on_arrival(id, &ended);
+        }
+        if complete && let Some(launch) = self.launches.remove(&id) {
+            self.release(&launch.nodes, id);
+            let left = self.still_wanted(&launch.nodes);
+            self.fail_nodes(&left, "InstanceEnded", "EC2 ended the instance before it had an address");
+        }
+    }
+
+    fn give_to_launch(
+        &mut self,
+        id: u64,
+        account: &Account,
+        token: &str,
+        mut usable: Vec<Instance>,
+        complete: bool,
+    ) {
+        usable.sort_by(|a, b| {
+            (&a.reservation_id, a.ami_launch_index).cmp(&(&b.reservation_id, b.ami_launch_index))
+        });
+        let Some(launch) = self.launches.get(&id) else { return };
+        let (stem, candidates) = (launch.group.clone(), launch.nodes.clone());
+        let mut nodes = self.still_wanted(&candidates);
+        // A node that came later can use what an earlier one no longer wants.
+        if complete && nodes.len() < usable.len() {
+            nodes.extend(self.queued_nodes(&stem, usable.len() - nodes.len()));
+        }
+        let surplus = usable.split_off(usable.len().min(nodes.len()));
+        nodes.truncate(usable.len());
+        let pairs: Vec<(String, Instance)> = nodes.into_iter().zip(usable).collect();
+        let tag_delay = if complete { 0 } else { TAG_PATIENCE_MS };
+        let given: Vec<String> = pairs.iter().map(|(node, _)| node.clone()).collect();
+        self.bind(account, Some(token), pairs, tag_delay);
+        if let Some(launch) = self.launches.get_mut(&id) {
+            launch.nodes.retain(|node| !given.contains(node));
+        }
+        for instance in surplus {
+            self.end_instance(account, instance.id);
+        }
+    }
+
+    fn note_dead_on_arrival(&mut self, id: u64, ended: &[Instance]) {
+        let Some(launch) = self.launches.get_mut(&id) else { return };
+        // Whichever node would have had the instance: the last ones wait in vain.
+        let keep = launch.nodes.len().saturating_sub(ended.len());
+        let nodes = launch.nodes.split_off(keep);
+        let code = ended[0].state_reason.clone().unwrap_or_else(|| "InstanceEnded".into());
+        let message = format!("EC2 ended instance {} while it was starting", ended[0].id);
+        self.release(&nodes, id);
+        let wanted = self.still_wanted(&nodes);
+        self.fail_nodes(&wanted, &code, &message);
+    }
+
+    /// Give each instance to its node: record, address, tags.
+    pub(super) fn bind(
+        &mut self,
+        account: &Account,
+        launch: Option<&str>,
+        pairs: Vec<(String, Instance)>,
+        tag_delay: u64,
+    ) {
+        if pairs.is_empty() {
+            return;
+        }
+        let now = self.now.mono_ms;
+        let mut bindings = Vec::with_capacity(pairs.len());
+        for (node, instance) in pairs {
+            let addr = instance.private_ip.clone().unwrap_or_default();
+            self.by_instance.insert(instance.id.clone(), node.clone());
+            self.orphans.remove(&instance.id);
+            let entry = self.nodes.entry(node.clone()).or_default();
+            entry.bound_at = now;
+            entry.launch = None;
+            entry.bare_since = None;
+            let told = entry.desire == Desire::Keep && entry.slurm_addr.as_deref() == Some(addr.as_str());
+            let stem = self.site.locate(&node).map(|(group, index)| (group.stem(), index));
+            if let Some((stem, index)) = stem {
+                self.unqueue(&stem, index);
+            }
+            if !told {
+                self.tell.want(node.clone());
+            }
+            bindings.push(Binding {
+                launch: launch
+                    .map(str::to_owned)
+                    .or_else(|| instance.tags.get(crate::core::tag::LAUNCH).cloned()),
+                hostname: hostname_of(&addr),
+                addr,
+                instance_id: instance.id,
+                account: account.clone(),
+                instance_type: instance.instance_type,
+                zone: instance.zone,
+                lifecycle: instance.lifecycle,
+                reservation_id: instance.reservation_id,
+                ami_launch_index: instance.ami_launch_index,
+                bound_unix_ms: self.now.unix_ms,
+                tags: TagLevel::Birth,
+                told,
+                node,
+            });
+        }
+        let names: Vec<String> = bindings.iter().map(|binding| binding.node.clone()).collect();
+        let fact = self
+            .new_fact(
+                FactKind::NodesBound,
+                format!("{} instances have a node and an address", bindings.len()),
+            )
+            .nodes(&names)
+            .instances(bindings.iter().map(|binding| binding.instance_id.clone()))
+            .after_ms(self.waited(&names));
+        self.fact(fact);
+        self.tags.bound(&bindings, &self.site, now, tag_delay);
+        self.record(Record::Bound { bindings });
+    }
+
+    /// Waiting nodes of the group that no launch serves yet, lowest index first.
+    pub(super) fn queued_nodes(&self, stem: &str, at_most: usize) -> Vec<String> {
+        let Some(queue) = self.queues.get(stem) else { return Vec::new() };
+        queue.names().filter(|node| self.wants_instance(node)).take(at_most).cloned().collect()
+    }
+}
+
+/// `ip-10-1-2-3`: the name that EC2 gives a host by its address, and the NodeHostname that sites know.
+#[must_use]
+pub fn hostname_of(addr: &str) -> String {
+    format!("ip-{}", addr.replace(['.', ':'], "-"))
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What Slurm wants of each node.
+
+use std::sync::Arc;
+
+use super::{Engine, PowerSource};
+use crate::core::event::Effect;
+use crate::core::fact::FactKind;
+use crate::core::record::Record;
+use crate::core::slurm_api::{NodeBase, NodeFlags, PowerReading, SlurmNode};
+
+/// What Slurm wants of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Desire {
+    /// Slurm has not been asked yet.
+    #[default]
+    Unknown,
+    /// Power save is waking it: it needs an instance.
+    Waking,
+    /// It is up, or was never down: whatever stands behind it stays.
+    Keep,
+    /// Power save has suspended it: its instance has to go.
+    Down,
+}
+
+impl Desire {
+    /// The desire that a node's state expresses (node_state flags, slurm.h).
+    ///
+    /// POWER_DOWN alone is only a wish that waits for the node's jobs, so the node is kept.
+    #[must_use]
+    pub fn of(node: &SlurmNode) -> Self {
+        let flags = node.flags;
+        if flags.has(NodeFlags::POWERED_DOWN) || flags.has(NodeFlags::POWERING_DOWN) {
+            Self::Down
+        } else if flags.has(NodeFlags::POWERING_UP) && !flags.has(NodeFlags::POWER_DOWN) {
+            Self::Waking
+        } else {
+            Self::Keep
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn take_power(&mut self, reading: &PowerReading) {
+        // Down first: a node that was suspended and woken again between two readings is waking now.
+        let mut changes: Vec<(&str, Desire)> = Vec::new();
+        for node in &reading.suspended_ended {
+            if self.nodes.get(node).is_some_and(|n| n.desire == Desire::Down) {
+                changes.push((node, Desire::Keep));
+            }
+        }
+        for node in &reading.waking_ended {
+            if self.nodes.get(node).is_some_and(|n| n.desire == Desire::Waking) {
+                changes.push((node, Desire::Keep));
+            }
+        }
+        changes.extend(reading.suspended.iter().map(|node| (node.as_str(), Desire::Down)));
+        changes.extend(reading.waking.iter().map(|node| (node.as_str(), Desire::Waking)));
+        let settled: std::collections::BTreeMap<&str, Desire> = changes.into_iter().collect();
+        let mut gone: Vec<String> = Vec::new();
+        if reading.full {
+            for (name, node) in &self.nodes {
+                if node.desire == Desire::Waking && !settled.contains_key(name.as_str()) {
+                    gone.push(name.clone());
+                }
+            }
+        }
+        let mut seen = Seen::default();
+        for name in gone {
+            self.set_desire(&name, Desire::Keep, &mut seen);
+        }
+        for (name, desire) in settled {
+            self.set_desire(name, desire, &mut seen);
+        }
+        self.tell_seen(seen);
+    }
+
+    pub(super) fn take_request(&mut self, nodes: &[String], desire: Desire) {
+        match self.options.source {
+            // The bitmaps are the truth; a late request must not wake a node that is down again.
+            PowerSource::Watch => self.step.effects.push(Effect::ReadPower),
+            PowerSource::Requests => {
+                let mut seen = Seen::default();
+                for node in nodes {
+                    self.set_desire(node, desire, &mut seen);
+                }
+                self.tell_seen(seen);
+            }
+        }
+    }
+
+    /// Slurm gave up waiting for these nodes: their instances have to go, and the nodes back into service.
+    pub(super) fn take_resume_failed(&mut self, nodes: &[String]) {
+        let mut seen = Seen::default();
+        for node in nodes {
+            if self.nodes.get(node).is_none_or(|n| n.desire != Desire::Keep || n.base == NodeBase::Down) {
+                self.set_desire(node, Desire::Down, &mut seen);
+            }
+        }
+        self.tell_seen(seen);
+        if self.options.source == PowerSource::Watch {
+            self.step.effects.push(Effect::ReadPower);
+        }
+        self.rescan_now();
+    }
+
+    /// Take in what slurmctld says of every node.
+    pub(super) fn take_slurm_nodes(&mut self, nodes: &[SlurmNode]) {
+        let mut seen = Seen::default();
+        let mut wrong_addr = Vec::new();
+        for slurm in nodes {
+            if self.site.locate(&slurm.name).is_none() {
+                continue;
+            }
+            let desire = Desire::of(slurm);
+            self.set_desire(&slurm.name, desire, &mut seen);
+            let Some(node) = self.nodes.get_mut(&slurm.name) else { continue };
+            node.base = slurm.base;
+            node.flags = slurm.flags;
+            node.has_job = slurm.has_job();
+            node.reason.clone_from(&slurm.reason);
+            if node.slurm_addr.as_deref() != Some(slurm.addr.as_str()) {
+                node.slurm_addr = Some(slurm.addr.clone());
+            }
+            if let Some(binding) = self.persisted.bindings.get(&slurm.name)
+                && binding.addr != slurm.addr
+                && desire != Desire::Down
+            {
+                wrong_addr.push(slurm.name.clone());
+            }
+        }
+        for name in wrong_addr {
+            self.tell.want(name);
+        }
+        self.tell_seen(seen);
+    }
+
+    fn set_desire(&mut self, name: &str, desire: Desire, seen: &mut Seen) {
+        let Some((group, index)) = self.site.locate(name).map(|(group, index)| (Arc::clone(group), index))
+        else {
+            return;
+        };
+        let bound = self.persisted.bindings.contains_key(name);
+        let locked = self.is_locked(name);
+        let now = self.now.mono_ms;
+        let node = self.nodes.entry(name.to_owned()).or_default();
+        let before = std::mem::replace(&mut node.desire, desire);
+        if before != desire {
+            let waited = now.saturating_sub(node.since);
+            node.since = now;
+            node.reported = false;
+            node.bare_since = None;
+            match (before, desire) {
+                (_, Desire::Waking) => seen.up.push(name.to_owned()),
+                (Desire::Waking, Desire::Keep) if bound => seen.ready.push((name.to_owned(), waited)),
+                (Desire::Waking, Desire::Keep) => seen.ended.push(name.to_owned()),
+                (Desire::Unknown, Desire::Down) if !bound => {}
+                (_, Desire::Down) => seen.down.push(name.to_owned()),
+                _ => {}
+            }
+        }
+        if locked {
+            return;
+        }
+        match desire {
+            Desire::Waking if !bound && node.launch.is_none() && !node.reported => {
+                self.queues.entry(group.stem()).or_default().add(index, name, now);
+            }
+            Desire::Down => {
+                self.unqueue(&group.stem(), index);
+                if bound {
+                    seen.unbind.push(name.to_owned());
+                }
+            }
+            Desire::Keep => self.unqueue(&group.stem(), index),
+            Desire::Waking | Desire::Unknown => {}
+        }
+    }
+
+    fn tell_seen(&mut self, seen: Seen) {
+        if !seen.up.is_empty() {
+            self.fact(
+                self.new_fact(FactKind::PowerUpSeen, format!("Slurm powers up {} nodes", seen.up.len()))
+                    .nodes(&seen.up),
+            );
+        }
+        if !seen.ended.is_empty() {
+            let text =
+                format!("{} nodes left the power-up state before they had an instance", seen.ended.len());
+            self.fact(self.new_fact(FactKind::PowerUpEnded, text).nodes(&seen.ended));
+        }
+        if !seen.ready.is_empty() {
+            let slowest = seen.ready.iter().map(|(_, waited)| *waited).max().unwrap_or_default();
+            let names: Vec<&String> = seen.ready.iter().map(|(name, _)| name).collect();
+            let text = format!("{} nodes registered with slurmctld", names.len());
+            self.fact(self.new_fact(FactKind::NodesReady, text).nodes(names).after_ms(slowest));
+        }
+        if !seen.down.is_empty() {
+            let text = format!("Slurm powers down {} nodes", seen.down.len());
+            self.fact(self.new_fact(FactKind::PowerDownSeen, text).nodes(&seen.down));
+        }
+        if !seen.unbind.is_empty() {
+            for name in &seen.unbind {
+                if let Some(binding) = self.persisted.bindings.get(name).cloned() {
+                    self.by_instance.remove(&binding.instance_id);
+                    self.end_instance(&binding.account, binding.instance_id);
+                }
+                self.tell.forget(name);
+                self.tags.forget(name);
+            }
+            self.record(Record::Unbound { nodes: seen.unbind, why: "powered down by Slurm".into() });
+        }
+    }
+}
+
+/// What one reading changed, gathered so that a thousand nodes make one fact and one record.
+#[derive(Default)]
+struct Seen {
+    up: Vec<String>,
+    ready: Vec<(String, u64)>,
+    ended: Vec<String>,
+    down: Vec<String>,
+    unbind: Vec<String>,
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Ending instances, in batches, until EC2 has confirmed it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Engine;
+use super::outbox::Purpose;
+use crate::core::ec2_api::{CloudRequest, CloudResult};
+use crate::core::fact::FactKind;
+use crate::core::limits::backoff_ms;
+use crate::core::record::{Intent, Outcome, Record};
+use crate::core::site::Account;
+
+/// Ids in one TerminateInstances call (EC2 API reference, API_TerminateInstances).
+const MAX_IDS: usize = 1_000;
+
+/// EC2 shows an instance as running for a while after it took the order to end it.
+pub(super) const ENDING_PATIENCE_MS: u64 = 60_000;
+
+/// Instances of one account that have to go.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EndQueue {
+    ids: BTreeSet<String>,
+    first: u64,
+    last: u64,
+    /// Intents whose call failed, and the `mono_ms` at which it is repeated.
+    repeats: BTreeMap<u64, u64>,
+}
+
+impl EndQueue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.repeats.is_empty()
+    }
+}
+
+impl Engine {
+    /// This instance has no node and must not stay.
+    pub(super) fn end_instance(&mut self, account: &Account, id: String) {
+        let now = self.now.mono_ms;
+        self.orphans.remove(&id);
+        self.ended.insert(id.clone(), now);
+        let queue = self.endings.entry(account.clone()).or_default();
+        if queue.ids.is_empty() {
+            queue.first = now;
+        }
+        queue.last = now;
+        queue.ids.insert(id);
+    }
+
+    pub(super) fn end_instances(&mut self) {
+        if self.persisted.paused {
+            return;
+        }
+        let settings = self.site.settings.clone();
+        let accounts: Vec<Account> = self
+            .endings
+            .iter()
+            .filter(|(_, queue)| !queue.is_empty())
+            .map(|(account, _)| account.clone())
+            .collect();
+        for account in accounts {
+            self.repeat_terminations(&account);
+            let Some(queue) = self.endings.get_mut(&account) else { continue };
+            if queue.ids.is_empty() {
+                continue;
+            }
+            let due = (queue.last + settings.batch_idle_ms).min(queue.first + settings.batch_max_ms);
+            if due > self.now.mono_ms {
+                self.wake(due);
+                continue;
+            }
+            let ids: Vec<String> = std::mem::take(&mut queue.ids).into_iter().collect();
+            for chunk in ids.chunks(MAX_IDS) {
+                self.terminate(&account, chunk.to_vec());
+            }
+        }
+    }
+
+    fn terminate(&mut self, account: &Account, ids: Vec<String>) {
+        let id = self.persisted.next_id;
+        let request = CloudRequest::TerminateInstances { ids: ids.clone() };
+        let intent = Intent {
+            unix_ms: self.now.unix_ms,
+            account: account.clone(),
+            request: request.clone(),
+            launch: None,
+        };
+        self.record(Record::Intent { id, intent });
+        let text = format!("{} instances in {account}", ids.len());
+        self.fact(self.new_fact(FactKind::TerminateSent, text).instances(ids));
+        self.cloud(Purpose::Terminate { account: account.clone(), intent: id }, request);
+    }
+
+    fn repeat_terminations(&mut self, account: &Account) {
+        let now = self.now.mono_ms;
+        let Some(queue) = self.endings.get_mut(account) else { return };
+        let due: Vec<u64> =
+            queue.repeats.iter().filter(|(_, at)| **at <= now).map(|(intent, _)| *intent).collect();
+        queue.repeats.retain(|_, at| *at > now);
+        let next = queue.repeats.values().min().copied();
+        for intent in due {
+            let Some(request) = self.persisted.open.get(&intent).map(|open| open.request.clone()) else {
+                continue;
+            };
+            self.cloud(Purpose::Terminate { account: account.clone(), intent }, request);
+        }
+        if let Some(at) = next {
+            self.wake(at);
+        }
+    }
+
+    pub(super) fn take_terminated(&mut self, id: u64, result: CloudResult) {
+        let Some(intent) = self.persisted.open.get(&id).cloned() else { return };
+        let CloudRequest::TerminateInstances { ids } = &intent.request else { return };
+        match result {
+            Ok(reply) => {
+                for instance in ids {
+                    self.ended.insert(instance.clone(), self.now.mono_ms);
+                }
+                let text = format!("{} instances in {}", ids.len(), intent.account);
+                let after = self.now.unix_ms.saturating_sub(intent.unix_ms);
+                self.fact(
+                    self.new_fact(FactKind::InstancesTerminated, text)
+                        .instances(ids.iter().cloned())
+                        .after_ms(after),
+                );
+                self.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
+                self.end_attempts.remove(&id);
+            }
+            Err(error) => {
+                // Whatever the reason, an instance that should end is not forgotten: it costs money.
+                let attempts = self.end_attempts.entry(id).or_default();
+                *attempts += 1;
+                let wait = if error.class.is_retryable() {
+                    backoff_ms(*attempts, &mut self.rng)
+                } else {
+                    ENDING_PATIENCE_MS
+                };
+                let text =
+                    format!("{} instances in {} still run: {}", ids.len(), intent.account, error.message);
+                self.fact(
+                    self.new_fact(FactKind::TerminateFailed, text)
+                        .instances(ids.iter().cloned())
+                        .code(error.code.clone()),
+                );
+                let at = self.now.mono_ms + wait;
+                self.endings.entry(intent.account).or_default().repeats.insert(id, at);
+            }
+        }
+    }
+
+    /// Whether the order to end this instance is under way or fresh.
+    pub(super) fn is_ending(&self, id: &str) -> bool {
+        let queued = self.endings.values().any(|queue| queue.ids.contains(id));
+        queued
+            || self.open_endings().any(|other| other == id)
+            || self.ended.get(id).is_some_and(|at| self.now.since(*at) < ENDING_PATIENCE_MS)
+    }
+
+    /// Ids in the TerminateInstances intents that EC2 has not confirmed.
+    fn open_endings(&self) -> impl Iterator<Item = &str> {
+        self.persisted.open.values().flat_map(|intent| {
+            match &intent.request {
+                CloudRequest::TerminateInstances { ids } => ids.as_slice(),
+                _ => &[],
+            }
+            .iter()
+            .map(String::as_str)
+        })
+    }
+
+    pub(super) fn forget_ended(&mut self) {
+        let now = self.now;
+        self.ended.retain(|_, at| now.since(*at) < 10 * ENDING_PATIENCE_MS);
+    }
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Listing EC2, then Slurm: when, and what is known.
+
+use super::Engine;
+use super::outbox::Purpose;
+use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance};
+use crate::core::fact::FactKind;
+use crate::core::limits::backoff_ms;
+use crate::core::site::Account;
+use crate::core::slurm_api::{SlurmError, SlurmNode, SlurmRequest};
+
+/// What is known of one account's instances.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CloudView {
+    in_flight: bool,
+    next_at: u64,
+    failures: u32,
+    /// A complete list has been judged at least once.
+    ready: bool,
+    /// A complete list that waits for Slurm's nodes: when it was asked for, and what it said.
+    fresh: Option<(u64, Vec<Instance>)>,
+    pub(super) last_ok_unix_ms: Option<u64>,
+    pub(super) last_error: Option<String>,
+    pub(super) instances: usize,
+}
+
+/// What is known of slurmctld's nodes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SlurmView {
+    in_flight: bool,
+    next_at: u64,
+    failures: u32,
+    known: bool,
+    again: bool,
+    pub(super) last_ok_unix_ms: Option<u64>,
+    pub(super) last_error: Option<String>,
+}
+
+impl SlurmView {
+    pub(super) fn is_known(&self) -> bool {
+        self.known
+    }
+}
+
+impl Engine {
+    pub(super) fn view_ready(&self, account: &Account) -> bool {
+        self.views.get(account).is_some_and(|view| view.ready)
+    }
+
+    pub(super) fn views_ready(&self) -> bool {
+        self.site.accounts().iter().all(|account| self.view_ready(account))
+    }
+
+    /// Look at everything again as soon as the budget allows.
+    pub(super) fn rescan_now(&mut self) {
+        let now = self.now.mono_ms;
+        for view in self.views.values_mut() {
+            view.next_at = view.next_at.min(now);
+        }
+        self.slurm.next_at = self.slurm.next_at.min(now);
+        self.slurm.again = true;
+    }
+
+    pub(super) fn list_when_due(&mut self) {
+        let now = self.now.mono_ms;
+        for account in self.site.accounts() {
+            let view = self.views.entry(account.clone()).or_default();
+            if view.in_flight {
+                continue;
+            }
+            if view.next_at > now {
+                let at = view.next_at;
+                self.wake(at);
+                continue;
+            }
+            view.in_flight = true;
+            let cluster = self.site.cluster.clone();
+            self.cloud(Purpose::List { account, started: now }, CloudRequest::DescribeCluster { cluster });
+        }
+        self.load_when_due();
+    }
+
+    fn load_when_due(&mut self) {
+        let now = self.now.mono_ms;
+        if self.slurm.in_flight {
+            return;
+        }
+        let listed: Vec<Account> = self
+            .views
+            .iter()
+            .filter(|(_, view)| view.fresh.is_some())
+            .map(|(account, _)| account.clone())
+            .collect();
+        let wanted = !listed.is_empty() || !self.slurm.known || self.slurm.again;
+        if !wanted {
+            return;
+        }
+        if self.slurm.next_at > now {
+            self.wake(self.slurm.next_at);
+            return;
+        }
+        self.slurm.in_flight = true;
+        self.slurm.again = false;
+        self.slurm_call(Purpose::Load { accounts: listed }, SlurmRequest::LoadNodes);
+    }
+
+    pub(super) fn take_listing(&mut self, account: &Account, started: u64, result: CloudResult) {
+        let rescan_ms = u64::from(self.site.settings.rescan_s) * 1000;
+        let now = self.now;
+        let Some(view) = self.views.get_mut(account) else { return };
+        view.in_flight = false;
+        match result {
+            Ok(CloudReply::Instances(instances)) => {
+                view.next_at = now.mono_ms + rescan_ms;
+                let recovered = view.failures > 0;
+                view.failures = 0;
+                view.last_ok_unix_ms = Some(now.unix_ms);
+                view.last_error = None;
+                view.instances = instances.iter().filter(|instance| !instance.state.is_ended()).count();
+                view.fresh = Some((started, instances));
+                if recovered {
+                    self.fact(self.new_fact(FactKind::CloudKnown, format!("EC2 in {account} answers again")));
+                }
+            }
+            other => {
+                let (code, message) = match other {
+                    Err(error) => (error.code, error.message),
+                    Ok(reply) => ("UnexpectedReply".to_owned(), format!("{reply:?}")),
+                };
+                view.failures += 1;
+                let wait = backoff_ms(view.failures + 1, &mut self.rng);
+                view.next_at = now.mono_ms + wait.max(if view.ready { 5_000 } else { 0 });
+                view.last_error = Some(format!("{code}: {message}"));
+                let text =
+                    format!("EC2 in {account} could not be listed, nothing is concluded from it: {message}");
+                self.fact(self.new_fact(FactKind::CloudUnknown, text).code(code));
+            }
+        }
+    }
+
+    pub(super) fn take_nodes(&mut self, accounts: &[Account], result: Result<Vec<SlurmNode>, SlurmError>) {
+        let now = self.now;
+        self.slurm.in_flight = false;
+        match result {
+            Ok(nodes) => {
+                let recovered = self.slurm.failures > 0;
+                self.slurm.failures = 0;
+                self.slurm.next_at = 0;
+                self.slurm.known = true;
+                self.slurm.last_ok_unix_ms = Some(now.unix_ms);
+                self.slurm.last_error = None;
+                if recovered {
+                    self.fact(self.new_fact(FactKind::SlurmKnown, "slurmctld answers again"));
+                }
+                self.take_slurm_nodes(&nodes);
+                for account in accounts {
+                    let Some((started, instances)) =
+                        self.views.get_mut(account).and_then(|view| view.fresh.take())
+                    else {
+                        continue;
+                    };
+                    self.judge(account, started, &instances);
+                    self.settle_recovered(account);
+                    if let Some(view) = self.views.get_mut(account) {
+                        view.ready = true;
+                    }
+                }
+                self.reset_stuck();
+                self.forget_ended();
+            }
+            Err(error) => {
+                self.slurm.failures += 1;
+                let wait = backoff_ms(self.slurm.failures, &mut self.rng);
+                self.slurm.next_at = now.mono_ms + wait;
+                self.slurm.again = true;
+                self.slurm.last_error = Some(error.to_string());
+                self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()));
+            }
+        }
+    }
+}
+
+impl CloudView {
+    /// List again at `at` if that is sooner than planned.
+    pub(super) fn hasten(&mut self, at: u64) {
+        self.next_at = self.next_at.min(at);
+    }
+}

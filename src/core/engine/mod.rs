@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The decision maker: events in, records, effects and facts out. No clock, no I/O, no thread.
+//!
+//! Every decision is level-triggered: after each event the engine looks at what Slurm wants, what EC2 has and
+//! what is under way, and does what is missing. An event that comes twice, late or never changes when
+//! something is done, not what.
+
+mod bind;
+mod desire;
+mod end;
+mod launch;
+mod list;
+mod outbox;
+mod reconcile;
+mod tags;
+mod tell;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::event::{CallId, Event, Step};
+use super::fact::{Fact, FactKind};
+use super::limits::Budget;
+use super::record::{Binding, Persisted, Record};
+use super::site::{Account, NodeGroup, Site};
+use super::slurm_api::{NodeBase, NodeFlags, SlurmReply};
+use super::time::Now;
+
+pub use desire::Desire;
+
+/// Who tells us that nodes are to be powered up or down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerSource {
+    /// slurmctld's bitmaps, read in process: requests of the programs only hasten the next reading.
+    Watch,
+    /// The programs alone: a request is the decision.
+    Requests,
+}
+
+/// What the engine is given once.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    pub source: PowerSource,
+    /// Makes client tokens unique across restarts and lost state folders: up to 24 characters of `[0-9a-f]`.
+    pub nonce: String,
+    /// Seed for backoff jitter.
+    pub seed: u64,
+}
+
+/// What is known of one Slurm node of ours.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    pub desire: Desire,
+    /// `mono_ms` of the last change of `desire`.
+    pub since: u64,
+    pub base: NodeBase,
+    pub flags: NodeFlags,
+    /// NodeAddr as slurmctld last showed it.
+    pub slurm_addr: Option<String>,
+    pub reason: Option<String>,
+    pub has_job: bool,
+    /// The CreateFleet intent in which the node waits.
+    launch: Option<u64>,
+    /// The failure of this power-up has been handed to the report queue.
+    reported: bool,
+    /// `mono_ms` when the present binding began.
+    bound_at: u64,
+    /// `mono_ms` since when no instance has stood behind a node that is up.
+    bare_since: Option<u64>,
+    /// `mono_ms` of the last attempt to bring the node back from DOWN.
+    reset_at: Option<u64>,
+}
+
+/// The whole decision state.
+pub struct Engine {
+    site: Arc<Site>,
+    options: EngineOptions,
+    persisted: Persisted,
+    nodes: BTreeMap<String, Node>,
+    by_instance: BTreeMap<String, String>,
+    queues: BTreeMap<String, launch::Queue>,
+    launches: BTreeMap<u64, launch::Launch>,
+    pressure: BTreeMap<String, launch::Pressure>,
+    cooling: BTreeMap<launch::Pool, u64>,
+    endings: BTreeMap<Account, end::EndQueue>,
+    ended: BTreeMap<String, u64>,
+    end_attempts: BTreeMap<u64, u32>,
+    tell: tell::Tell,
+    reports: tell::Reports,
+    tags: tags::TagQueue,
+    views: BTreeMap<Account, list::CloudView>,
+    slurm: list::SlurmView,
+    orphans: BTreeMap<String, u64>,
+    missing: BTreeMap<String, u64>,
+    calls: BTreeMap<CallId, outbox::Purpose>,
+    next_call: CallId,
+    outbox: Vec<outbox::Pending>,
+    budgets: BTreeMap<Account, Budget>,
+    rng: fastrand::Rng,
+    counter: u64,
+    now: Now,
+    deadline: Option<u64>,
+    step: Step,
+}
+
+impl Engine {
+    /// An engine that continues from `persisted`. The first [`Event::Tick`] begins its work.
+    #[must_use]
+    pub fn new(site: Arc<Site>, persisted: Persisted, options: EngineOptions, now: Now) -> Self {
+        let rng = fastrand::Rng::with_seed(options.seed);
+        let mut engine = Self {
+            site,
+            options,
+            persisted,
+            nodes: BTreeMap::new(),
+            by_instance: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            launches: BTreeMap::new(),
+            pressure: BTreeMap::new(),
+            cooling: BTreeMap::new(),
+            endings: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            end_attempts: BTreeMap::new(),
+            tell: tell::Tell::default(),
+            reports: tell::Reports::default(),
+            tags: tags::TagQueue::default(),
+            views: BTreeMap::new(),
+            slurm: list::SlurmView::default(),
+            orphans: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            next_call: 1,
+            outbox: Vec::new(),
+            budgets: BTreeMap::new(),
+            rng,
+            counter: 0,
+            now,
+            deadline: Some(now.mono_ms),
+            step: Step::default(),
+        };
+        engine.recover();
+        engine
+    }
+
+    /// Take one event in and say what is to be done about it.
+    pub fn step(&mut self, event: Event, now: Now) -> Step {
+        // A clock that steps back must not undo what a later moment decided.
+        self.now = Now { mono_ms: now.mono_ms.max(self.now.mono_ms), unix_ms: now.unix_ms };
+        self.take_in(event);
+        self.decide();
+        std::mem::take(&mut self.step)
+    }
+
+    /// `mono_ms` at which a [`Event::Tick`] is due, if nothing happens before.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.deadline
+    }
+
+    /// Nothing is under way and nothing is owed but `Name` tags and the next rescan.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.slurm.is_known()
+            && self.views_ready()
+            && self.calls.is_empty()
+            && self.outbox.is_empty()
+            && self.launches.is_empty()
+            && self.queues.values().all(launch::Queue::is_empty)
+            && self.endings.values().all(end::EndQueue::is_empty)
+            && self.tell.is_empty()
+            && self.reports.is_empty()
+            && self.tags.node_tags_done()
+            && self.persisted.open.is_empty()
+    }
+
+    /// The state that the journal's snapshot holds.
+    #[must_use]
+    pub fn persisted(&self) -> &Persisted {
+        &self.persisted
+    }
+
+    #[must_use]
+    pub fn site(&self) -> &Arc<Site> {
+        &self.site
+    }
+
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = (&String, &Node)> {
+        self.nodes.iter()
+    }
+
+    #[must_use]
+    pub fn binding(&self, node: &str) -> Option<&Binding> {
+        self.persisted.bindings.get(node)
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Power(reading) => self.take_power(&reading),
+            Event::ResumeRequested { nodes, .. } => self.take_request(&nodes, Desire::Waking),
+            Event::SuspendRequested { nodes } => self.take_request(&nodes, Desire::Down),
+            Event::ResumeFailed { nodes } => self.take_resume_failed(&nodes),
+            Event::CloudAnswered { call, result } => self.take_cloud(call, result),
+            Event::SlurmAnswered { call, result } => self.take_slurm(call, result),
+            Event::SiteChanged(site) => self.take_site(site),
+            Event::Rescan => self.rescan_now(),
+            Event::LockRequested { nodes, locked } => self.take_lock(nodes, locked),
+            Event::PauseRequested { paused } => {
+                self.record(Record::Pause { paused });
+                let text = if paused {
+                    "no EC2 instance is launched or terminated until resumed"
+                } else {
+                    "operations resumed"
+                };
+                self.fact(self.new_fact(FactKind::Paused, text));
+                if !paused {
+                    for pressure in self.pressure.values_mut() {
+                        pressure.open();
+                    }
+                    self.rescan_now();
+                }
+            }
+            Event::ReplaceRequested { nodes } => self.take_replace(&nodes),
+            Event::ResetRequested { nodes } => self.reset_nodes(&nodes),
+            Event::Tick => {}
+        }
+    }
+
+    fn decide(&mut self) {
+        self.deadline = None;
+        self.list_when_due();
+        self.close_launch_batches();
+        self.advance_launches();
+        self.end_instances();
+        self.tell_addresses();
+        self.report_failures();
+        self.write_tags();
+        self.send_outbox();
+    }
+
+    fn take_cloud(&mut self, call: CallId, result: super::ec2_api::CloudResult) {
+        use outbox::Purpose;
+        let Some(purpose) = self.calls.remove(&call) else { return };
+        self.note_budget(&purpose, &result);
+        match purpose {
+            Purpose::Create { intent, .. } => self.take_fleet(intent, result),
+            Purpose::DescribeLaunch { intent, .. } => self.take_launch_instances(intent, result),
+            Purpose::List { account, started, .. } => self.take_listing(&account, started, result),
+            Purpose::Confirm { account, ids } => self.take_confirmation(&account, &ids, result),
+            Purpose::Terminate { intent, .. } => self.take_terminated(intent, result),
+            Purpose::Tags { intent, nodes, level, .. } => self.take_tagged(intent, nodes, level, result),
+            Purpose::Load { .. } | Purpose::Tell { .. } | Purpose::Report { .. } | Purpose::Reset => {}
+        }
+    }
+
+    fn take_slurm(&mut self, call: CallId, result: super::slurm_api::SlurmResult) {
+        use outbox::Purpose;
+        let Some(purpose) = self.calls.remove(&call) else { return };
+        match purpose {
+            Purpose::Load { accounts } => self.take_nodes(
+                &accounts,
+                result.map(|reply| match reply {
+                    SlurmReply::Nodes(nodes) => nodes,
+                    SlurmReply::Done => Vec::new(),
+                }),
+            ),
+            Purpose::Tell { nodes } => self.take_told(nodes, result),
+            Purpose::Report { reason, nodes } => self.take_reported(reason, nodes, result),
+            Purpose::Reset
+            | Purpose::Create { .. }
+            | Purpose::DescribeLaunch { .. }
+            | Purpose::List { .. }
+            | Purpose::Confirm { .. }
+            | Purpose::Terminate { .. }
+            | Purpose::Tags { .. } => {}
+        }
+    }
+
+    fn take_site(&mut self, site: Arc<Site>) {
+        self.site = site;
+        let site = Arc::clone(&self.site);
+        self.views.retain(|account, _| site.accounts().contains(account));
+        // A node that the new configuration does not know is left alone; one it knows again is re-read.
+        self.nodes.retain(|name, _| site.locate(name).is_some());
+        self.queues.retain(|stem, _| site.group(stem).is_some());
+        self.fact(
+            self.new_fact(
+                FactKind::ConfigLoaded,
+                format!("{} node groups are configured", site.groups().len()),
+            ),
+        );
+        self.rescan_now();
+    }
+
+    fn take_lock(&mut self, nodes: Vec<String>, locked: bool) {
+        let nodes: Vec<String> = nodes.into_iter().filter(|node| self.site.locate(node).is_some()).collect();
+        let text = if locked { "hands off until unlocked" } else { "managed again" };
+        self.fact(self.new_fact(FactKind::NodeLocked, text).nodes(&nodes));
+        self.record(Record::Lock { nodes, locked });
+        self.rescan_now();
+    }
+
+    /// Where the node's group lives, if the node is ours.
+    fn group_of(&self, node: &str) -> Option<Arc<NodeGroup>> {
+        self.site.locate(node).map(|(group, _)| Arc::clone(group))
+    }
+
+    fn is_locked(&self, node: &str) -> bool {
+        self.persisted.locked.contains(node)
+    }
+
+    /// A node that still needs an instance for the power-up it is in.
+    fn wants_instance(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|n| n.desire == Desire::Waking && !n.reported)
+            && !self.persisted.bindings.contains_key(node)
+            && !self.is_locked(node)
+    }
+
+    fn record(&mut self, record: Record) {
+        self.persisted.apply(&record);
+        self.step.records.push(record);
+    }
+
+    fn new_fact(&self, kind: FactKind, text: impl Into<String>) -> Fact {
+        Fact::new(self.now.unix_ms, kind, text)
+    }
+
+    fn fact(&mut self, fact: Fact) {
+        self.step.facts.push(fact);
+    }
+
+    /// Ask to be woken at `mono_ms` = `at`.
+    fn wake(&mut self, at: u64) {
+        self.deadline = Some(self.deadline.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Instances that are bound, by id.
+    #[must_use]
+    pub fn bound_instances(&self) -> BTreeSet<&str> {
+        self.by_instance.keys().map(String::as_str).collect()
+    }
+
+    /// Continue what an earlier process began: index the bindings and queue the open intents.
+    fn recover(&mut self) {
+        for (node, binding) in &self.persisted.bindings {
+            self.by_instance.insert(binding.instance_id.clone(), node.clone());
+            let entry = self.nodes.entry(node.clone()).or_default();
+            entry.since = self.now.mono_ms;
+            entry.bound_at = self.now.mono_ms;
+        }
+        self.recover_tags();
+        let open: Vec<u64> = self.persisted.open.keys().copied().collect();
+        for id in &open {
+            self.recover_intent(*id);
+        }
+        if !open.is_empty() || !self.by_instance.is_empty() {
+            let text = format!(
+                "{} bound nodes and {} unfinished calls in the journal",
+                self.by_instance.len(),
+                open.len()
+            );
+            self.fact(self.new_fact(FactKind::Recovered, text));
+        }
+    }
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Calls on their way out: their reasons, their priority and the API budget.
+
+use super::Engine;
+use crate::core::ec2_api::{CloudRequest, CloudResult, ErrorClass};
+use crate::core::event::{CallId, Effect};
+use crate::core::fact::FactKind;
+use crate::core::limits::ActionGroup;
+use crate::core::record::TagLevel;
+use crate::core::site::Account;
+use crate::core::slurm_api::SlurmRequest;
+
+/// Why a call was made: who gets its answer.
+#[derive(Clone, Debug)]
+pub(super) enum Purpose {
+    Create {
+        account: Account,
+        intent: u64,
+    },
+    DescribeLaunch {
+        account: Account,
+        intent: u64,
+    },
+    List {
+        account: Account,
+        started: u64,
+    },
+    /// Look at bound instances that a list does not show.
+    Confirm {
+        account: Account,
+        ids: Vec<String>,
+    },
+    Terminate {
+        account: Account,
+        intent: u64,
+    },
+    Tags {
+        account: Account,
+        intent: u64,
+        nodes: Vec<String>,
+        level: TagLevel,
+    },
+    /// Slurm's nodes, asked for after these accounts were listed.
+    Load {
+        accounts: Vec<Account>,
+    },
+    Tell {
+        nodes: Vec<String>,
+    },
+    Report {
+        reason: String,
+        nodes: Vec<String>,
+    },
+    Reset,
+}
+
+impl Purpose {
+    fn account(&self) -> Option<&Account> {
+        match self {
+            Self::Create { account, .. }
+            | Self::DescribeLaunch { account, .. }
+            | Self::List { account, .. }
+            | Self::Confirm { account, .. }
+            | Self::Terminate { account, .. }
+            | Self::Tags { account, .. } => Some(account),
+            Self::Load { .. } | Self::Tell { .. } | Self::Report { .. } | Self::Reset => None,
+        }
+    }
+
+    fn action_group(&self) -> ActionGroup {
+        match self {
+            Self::Create { .. } => ActionGroup::Mutate,
+            Self::Terminate { .. } => ActionGroup::Terminate,
+            Self::Tags { .. } => ActionGroup::CreateTags,
+            _ => ActionGroup::Describe,
+        }
+    }
+
+    /// Terminations and recovery before launches, `Name` tags last.
+    fn priority(&self) -> u8 {
+        match self {
+            Self::Terminate { .. } => 0,
+            Self::Create { .. } | Self::DescribeLaunch { .. } => 1,
+            Self::Tags { level: TagLevel::Full, .. } => 9,
+            _ => 2,
+        }
+    }
+}
+
+/// A call that waits for its budget.
+#[derive(Clone, Debug)]
+pub(super) struct Pending {
+    purpose: Purpose,
+    request: CloudRequest,
+}
+
+impl Engine {
+    /// Queue a call to EC2; it leaves at the end of this step unless the budget says later.
+    pub(super) fn cloud(&mut self, purpose: Purpose, request: CloudRequest) {
+        self.outbox.push(Pending { purpose, request });
+    }
+
+    pub(super) fn slurm_call(&mut self, purpose: Purpose, request: SlurmRequest) {
+        let call = self.new_call(purpose);
+        self.step.effects.push(Effect::Slurm { call, request });
+    }
+
+    fn new_call(&mut self, purpose: Purpose) -> CallId {
+        let call = self.next_call;
+        self.next_call += 1;
+        self.calls.insert(call, purpose);
+        call
+    }
+
+    pub(super) fn send_outbox(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.outbox);
+        waiting.sort_by_key(|pending| pending.purpose.priority());
+        for pending in waiting {
+            let Some(account) = pending.purpose.account().cloned() else { continue };
+            let group = pending.purpose.action_group();
+            if self.persisted.paused && group != ActionGroup::Describe {
+                self.outbox.push(pending);
+                continue;
+            }
+            let low = pending.purpose.priority() == 9;
+            match self.budgets.entry(account.clone()).or_default().take(group, low, self.now) {
+                Ok(()) => {
+                    let call = self.new_call(pending.purpose);
+                    self.step.effects.push(Effect::Cloud { call, account, request: pending.request });
+                }
+                Err(ready) => {
+                    self.wake(ready);
+                    self.outbox.push(pending);
+                }
+            }
+        }
+    }
+
+    pub(super) fn note_budget(&mut self, purpose: &Purpose, result: &CloudResult) {
+        let Some(account) = purpose.account().cloned() else { return };
+        let group = purpose.action_group();
+        let budget = self.budgets.entry(account.clone()).or_default();
+        match result {
+            Err(error) if error.class == ErrorClass::Throttle => {
+                budget.throttled(group, self.now, &mut self.rng);
+                let text = format!("EC2 in {account} asks for fewer requests");
+                self.fact(self.new_fact(FactKind::Throttled, text).code(error.code.clone()));
+            }
+            _ => budget.passed(group, self.now),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Tags that tell an instance its node name, and tags for people.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Engine;
+use super::outbox::Purpose;
+use crate::core::ec2_api::{CloudRequest, CloudResult};
+use crate::core::fact::FactKind;
+use crate::core::hostlist;
+use crate::core::limits::backoff_ms;
+use crate::core::record::{Binding, Intent, Outcome, Record, TagLevel};
+use crate::core::site::{Account, NodeNaming, Site};
+use crate::core::tag;
+
+/// `Name` tags wait until the launch is over and the calls that nodes need have been made.
+const NAME_DELAY_MS: u64 = 60_000;
+
+/// A node tag that EC2 refuses is given up after this many calls: the node then finds itself by its address.
+const MAX_ATTEMPTS: u32 = 6;
+
+/// Bound nodes whose tags are not complete, with the `mono_ms` at which they are due.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TagQueue {
+    node_tags: BTreeMap<String, u64>,
+    full_tags: BTreeMap<String, u64>,
+    attempts: BTreeMap<String, u32>,
+    /// A `Full` call is under way: they leave one at a time.
+    full_in_flight: bool,
+}
+
+impl TagQueue {
+    pub(super) fn bound(&mut self, bindings: &[Binding], site: &Site, now: u64, delay: u64) {
+        for binding in bindings {
+            let eager =
+                site.locate(&binding.node).is_some_and(|(group, _)| group.naming == NodeNaming::NameTag);
+            self.node_tags.insert(binding.node.clone(), now + delay);
+            self.full_tags.insert(binding.node.clone(), if eager { now } else { now + NAME_DELAY_MS });
+        }
+    }
+
+    pub(super) fn forget(&mut self, node: &str) {
+        self.node_tags.remove(node);
+        self.full_tags.remove(node);
+        self.attempts.remove(node);
+    }
+
+    pub(super) fn node_tags_done(&self) -> bool {
+        self.node_tags.is_empty()
+    }
+}
+
+/// One CreateTags call to be.
+struct TagCall {
+    account: Account,
+    nodes: Vec<String>,
+    ids: Vec<String>,
+    tags: BTreeMap<String, String>,
+    level: TagLevel,
+}
+
+impl Engine {
+    pub(super) fn recover_tags(&mut self) {
+        for binding in self.persisted.bindings.values() {
+            if binding.tags < TagLevel::Node {
+                self.tags.node_tags.insert(binding.node.clone(), self.now.mono_ms);
+            }
+            if binding.tags < TagLevel::Full {
+                self.tags.full_tags.insert(binding.node.clone(), self.now.mono_ms + NAME_DELAY_MS);
+            }
+        }
+    }
+
+    pub(super) fn write_tags(&mut self) {
+        if self.persisted.paused {
+            return;
+        }
+        self.write_node_tags();
+        self.write_full_tags();
+    }
+
+    fn write_node_tags(&mut self) {
+        let now = self.now.mono_ms;
+        let due: BTreeSet<String> =
+            self.tags.node_tags.iter().filter(|(_, at)| **at <= now).map(|(node, _)| node.clone()).collect();
+        if let Some(next) = self.tags.node_tags.values().filter(|at| **at > now).min().copied() {
+            self.wake(next);
+        }
+        if due.is_empty() {
+            return;
+        }
+        for node in &due {
+            self.tags.node_tags.remove(node);
+        }
+        for call in self.reservation_calls(&due) {
+            self.send_tags(call);
+        }
+    }
+
+    /// One call per reservation where one list serves all its instances, else one per instance.
+    fn reservation_calls(&self, due: &BTreeSet<String>) -> Vec<TagCall> {
+        let mut reservations: BTreeMap<(&Account, &str), Vec<&Binding>> = BTreeMap::new();
+        let wanted: BTreeSet<&str> = due
+            .iter()
+            .filter_map(|node| self.persisted.bindings.get(node))
+            .map(|binding| binding.reservation_id.as_str())
+            .collect();
+        for binding in self.persisted.bindings.values() {
+            if wanted.contains(binding.reservation_id.as_str()) {
+                reservations.entry((&binding.account, &binding.reservation_id)).or_default().push(binding);
+            }
+        }
+        let mut calls = Vec::new();
+        for ((account, _), mut bindings) in reservations {
+            bindings.sort_by_key(|binding| binding.ami_launch_index);
+            let gapless =
+                bindings.iter().zip(0u32..).all(|(binding, index)| binding.ami_launch_index == index);
+            let list = hostlist::fold_ordered(bindings.iter().map(|binding| &binding.node));
+            if gapless && bindings.len() > 1 && list.len() <= tag::MAX_VALUE {
+                calls.push(TagCall {
+                    account: account.clone(),
+                    nodes: bindings.iter().map(|binding| binding.node.clone()).collect(),
+                    ids: bindings.iter().map(|binding| binding.instance_id.clone()).collect(),
+                    tags: BTreeMap::from([(tag::NODES.to_owned(), list)]),
+                    level: TagLevel::Node,
+                });
+                continue;
+            }
+            for binding in bindings.into_iter().filter(|binding| due.contains(&binding.node)) {
+                calls.push(TagCall {
+                    account: account.clone(),
+                    nodes: vec![binding.node.clone()],
+                    ids: vec![binding.instance_id.clone()],
+                    tags: BTreeMap::from([(tag::NODE.to_owned(), binding.node.clone())]),
+                    level: TagLevel::Node,
+                });
+            }
+        }
+        calls
+    }
+
+    fn write_full_tags(&mut self) {
+        if self.tags.full_in_flight {
+            return;
+        }
+        let now = self.now.mono_ms;
+        let Some((node, at)) =
+            self.tags.full_tags.iter().min_by_key(|(_, at)| **at).map(|(node, at)| (node.clone(), *at))
+        else {
+            return;
+        };
+        if at > now {
+            self.wake(at);
+            return;
+        }
+        self.tags.full_tags.remove(&node);
+        let Some(binding) = self.persisted.bindings.get(&node) else { return };
+        let Some((group, _)) = self.site.locate(&node) else { return };
+        let mut tags = BTreeMap::from([(tag::NAME.to_owned(), node.clone())]);
+        for (key, value) in &group.tags {
+            if tag::has_placeholder(value) {
+                tags.insert(key.clone(), tag::fill(value, &node, &binding.addr, &binding.hostname));
+            }
+        }
+        let call = TagCall {
+            account: binding.account.clone(),
+            nodes: vec![node],
+            ids: vec![binding.instance_id.clone()],
+            tags,
+            level: TagLevel::Full,
+        };
+        self.tags.full_in_flight = true;
+        self.send_tags(call);
+    }
+
+    fn send_tags(&mut self, call: TagCall) {
+        let id = self.persisted.next_id;
+        let request = CloudRequest::CreateTags { ids: call.ids, tags: call.tags };
+        let intent = Intent {
+            unix_ms: self.now.unix_ms,
+            account: call.account.clone(),
+            request: request.clone(),
+            launch: None,
+        };
+        self.record(Record::Intent { id, intent });
+        self.cloud(
+            Purpose::Tags { account: call.account, intent: id, nodes: call.nodes, level: call.level },
+            request,
+        );
+    }
+
+    pub(super) fn take_tagged(&mut self, id: u64, nodes: Vec<String>, level: TagLevel, result: CloudResult) {
+        if level == TagLevel::Full {
+            self.tags.full_in_flight = false;
+        }
+        match result {
+            Ok(reply) => {
+                for node in &nodes {
+                    self.tags.attempts.remove(node);
+                }
+                let text =
+                    if level == TagLevel::Full { "Name tags written" } else { "node names written as tags" };
+                self.fact(self.new_fact(FactKind::TagsWritten, text).nodes(&nodes));
+                self.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
+                self.record(Record::Tagged { nodes, level });
+            }
+            Err(error) => {
+                self.record(Record::Outcome { id, outcome: Outcome::Failed(error.clone()) });
+                self.fact(
+                    self.new_fact(FactKind::TagsFailed, error.message.clone())
+                        .nodes(&nodes)
+                        .code(error.code.clone()),
+                );
+                for node in nodes {
+                    if !self.persisted.bindings.contains_key(&node) {
+                        continue;
+                    }
+                    let attempts = self.tags.attempts.entry(node.clone()).or_default();
+                    *attempts += 1;
+                    if *attempts >= MAX_ATTEMPTS && !error.class.is_retryable() {
+                        continue;
+                    }
+                    let at = self.now.mono_ms + backoff_ms(*attempts + 1, &mut self.rng);
+                    let queue = if level == TagLevel::Full {
+                        &mut self.tags.full_tags
+                    } else {
+                        &mut self.tags.node_tags
+                    };
+                    queue.insert(node, at);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What slurmctld has to be told: addresses of bound nodes, and nodes that will not come.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::outbox::Purpose;
+use super::{Desire, Engine};
+use crate::core::fact::FactKind;
+use crate::core::limits::backoff_ms;
+use crate::core::record::Record;
+use crate::core::slurm_api::{NodeBase, NodeFlags, NodeStateChange, NodeUpdate, SlurmRequest, SlurmResult};
+
+/// Reasons of ours begin with this, so that a node we took down is known again.
+pub const REASON_PREFIX: &str = "ec2fleet: ";
+
+/// Longest reason in characters: `sinfo -R` and log lines stay readable.
+const MAX_REASON: usize = 200;
+
+/// A stuck node is not reset more often than this.
+const RESET_INTERVAL_MS: u64 = 60_000;
+
+/// The reason that Slurm shows for a node which EC2 could not give.
+#[must_use]
+pub fn reason(code: &str, message: &str) -> String {
+    let mut text = format!("{REASON_PREFIX}{code}: {message}").replace(['\n', '\r'], " ");
+    if text.chars().count() > MAX_REASON {
+        text = text.chars().take(MAX_REASON - 1).collect::<String>() + "…";
+    }
+    text
+}
+
+/// Nodes whose address slurmctld does not have yet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tell {
+    nodes: BTreeSet<String>,
+    in_flight: bool,
+    attempts: u32,
+    next_at: u64,
+}
+
+impl Tell {
+    pub(super) fn want(&mut self, node: String) {
+        self.nodes.insert(node);
+    }
+
+    pub(super) fn forget(&mut self, node: &str) {
+        self.nodes.remove(node);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && !self.in_flight
+    }
+}
+
+/// Nodes to be reported as failed, by reason.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reports {
+    by_reason: BTreeMap<String, BTreeSet<String>>,
+    in_flight: bool,
+    attempts: u32,
+    next_at: u64,
+}
+
+impl Reports {
+    pub(super) fn add(&mut self, reason: String, nodes: Vec<String>) {
+        self.by_reason.entry(reason).or_default().extend(nodes);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_reason.is_empty() && !self.in_flight
+    }
+}
+
+impl Engine {
+    pub(super) fn tell_addresses(&mut self) {
+        if self.tell.nodes.is_empty() || self.tell.in_flight {
+            return;
+        }
+        if self.tell.next_at > self.now.mono_ms {
+            self.wake(self.tell.next_at);
+            return;
+        }
+        let nodes = std::mem::take(&mut self.tell.nodes);
+        let mut update =
+            NodeUpdate { addrs: Some(Vec::new()), hostnames: Some(Vec::new()), ..NodeUpdate::default() };
+        let (mut ids, mut types) = (Vec::new(), Vec::new());
+        for node in nodes {
+            let Some(binding) = self.persisted.bindings.get(&node) else { continue };
+            update.addrs.get_or_insert_default().push(binding.addr.clone());
+            update.hostnames.get_or_insert_default().push(binding.hostname.clone());
+            ids.push(binding.instance_id.clone());
+            types.push(binding.instance_type.clone());
+            update.names.push(node);
+        }
+        if update.names.is_empty() {
+            return;
+        }
+        update.instance_ids = Some(ids);
+        update.instance_types = Some(types);
+        self.tell.in_flight = true;
+        let nodes = update.names.clone();
+        self.slurm_call(Purpose::Tell { nodes }, SlurmRequest::UpdateNodes(update));
+    }
+
+    pub(super) fn take_told(&mut self, nodes: Vec<String>, result: SlurmResult) {
+        self.tell.in_flight = false;
+        match result {
+            Ok(_) => {
+                self.tell.attempts = 0;
+                self.tell.next_at = 0;
+                for name in &nodes {
+                    let addr = self.persisted.bindings.get(name).map(|binding| binding.addr.clone());
+                    if let Some(node) = self.nodes.get_mut(name) {
+                        node.slurm_addr = addr;
+                    }
+                }
+                let fact = self
+                    .new_fact(FactKind::AddressesSet, format!("slurmctld has {} addresses", nodes.len()))
+                    .nodes(&nodes)
+                    .after_ms(self.waited(&nodes));
+                self.fact(fact);
+                self.record(Record::Told { nodes });
+            }
+            Err(error) => {
+                self.tell.attempts += 1;
+                self.tell.next_at = self.now.mono_ms + backoff_ms(self.tell.attempts, &mut self.rng);
+                self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
+                for node in nodes {
+                    if self.persisted.bindings.contains_key(&node) {
+                        self.tell.nodes.insert(node);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn report_failures(&mut self) {
+        if self.reports.in_flight || self.reports.by_reason.is_empty() {
+            return;
+        }
+        if self.reports.next_at > self.now.mono_ms {
+            self.wake(self.reports.next_at);
+            return;
+        }
+        while let Some((reason, nodes)) = self.reports.by_reason.pop_first() {
+            // What has been suspended or bound meanwhile is no failure any more.
+            let nodes: Vec<String> = nodes
+                .into_iter()
+                .filter(|name| {
+                    let desire = self.nodes.get(name).map_or(Desire::Unknown, |node| node.desire);
+                    matches!(desire, Desire::Waking | Desire::Keep)
+                        && !self.persisted.bindings.contains_key(name)
+                        && !self.is_locked(name)
+                })
+                .collect();
+            if nodes.is_empty() {
+                continue;
+            }
+            let update = NodeUpdate {
+                names: nodes.clone(),
+                state: Some(NodeStateChange::PowerDownForce),
+                reason: Some(reason.clone()),
+                ..NodeUpdate::default()
+            };
+            self.reports.in_flight = true;
+            self.slurm_call(Purpose::Report { reason, nodes }, SlurmRequest::UpdateNodes(update));
+            return;
+        }
+    }
+
+    pub(super) fn take_reported(&mut self, reason: String, nodes: Vec<String>, result: SlurmResult) {
+        self.reports.in_flight = false;
+        if let Err(error) = result {
+            self.reports.attempts += 1;
+            self.reports.next_at = self.now.mono_ms + backoff_ms(self.reports.attempts + 2, &mut self.rng);
+            self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
+            self.reports.by_reason.entry(reason).or_default().extend(nodes);
+        } else {
+            self.reports.attempts = 0;
+            self.reports.next_at = 0;
+        }
+    }
+
+    /// Bring nodes back that Slurm holds DOWN though nothing but a failed power-up was wrong with them.
+    pub(super) fn reset_stuck(&mut self) {
+        let now = self.now;
+        let stuck: Vec<String> = self
+            .nodes
+            .iter()
+            .filter(|(name, node)| {
+                node.base == NodeBase::Down
+                    && node.flags.has(NodeFlags::POWERED_DOWN)
+                    && !node.flags.has(NodeFlags::POWERING_DOWN)
+                    && !node.flags.has(NodeFlags::DRAIN)
+                    && node.reason.as_deref().is_some_and(is_power_reason)
+                    && node.reset_at.is_none_or(|at| now.since(at) >= RESET_INTERVAL_MS)
+                    && !self.persisted.bindings.contains_key(*name)
+                    && !self.is_locked(name)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        self.reset_nodes(&stuck);
+    }
+
+    pub(super) fn reset_nodes(&mut self, nodes: &[String]) {
+        let nodes: Vec<String> =
+            nodes.iter().filter(|node| self.site.locate(node).is_some()).cloned().collect();
+        if nodes.is_empty() {
+            return;
+        }
+        let now = self.now.mono_ms;
+        for name in &nodes {
+            self.nodes.entry(name.clone()).or_default().reset_at = Some(now);
+        }
+        self.fact(
+            self.new_fact(FactKind::NodeReset, "back into service after a failed power-up").nodes(&nodes),
+        );
+        let update =
+            NodeUpdate { names: nodes, state: Some(NodeStateChange::Resume), ..NodeUpdate::default() };
+        self.slurm_call(Purpose::Reset, SlurmRequest::UpdateNodes(update));
+    }
+}
+
+/// Reasons that Slurm or we give when a power-up fails; any other was set by people or health checks and stays.
+fn is_power_reason(reason: &str) -> bool {
+    reason.starts_with(REASON_PREFIX)
+        || reason.starts_with("ResumeTimeout reached")
+        || reason.starts_with("Not responding")
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What is written to the journal, and the state that replaying it gives.
+//!
+//! Everything else in memory can be rebuilt from this, slurmctld and EC2.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::ec2_api::{CloudError, CloudReply, CloudRequest};
+use super::site::{Account, Lifecycle};
+
+/// One journal record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+pub enum Record {
+    /// Written and synced before the call is sent.
+    Intent { id: u64, intent: Intent },
+    /// The call's answer is known, or it will not be sent again.
+    Outcome { id: u64, outcome: Outcome },
+    /// Instances were given to nodes.
+    Bound { bindings: Vec<Binding> },
+    /// Nodes lost their instance; the instance's end is an intent of its own.
+    Unbound { nodes: Vec<String>, why: String },
+    /// What has been written as tags, so that it is not written again.
+    Tagged { nodes: Vec<String>, level: TagLevel },
+    /// The address that slurmctld now has for these nodes is their binding's.
+    Told { nodes: Vec<String> },
+    /// An administrator took nodes out of our hands, or gave them back.
+    Lock { nodes: Vec<String>, locked: bool },
+    /// An administrator stopped or resumed every action on EC2.
+    Pause { paused: bool },
+    /// A fleet now belongs to this node (`FleetScope::Node`).
+    FleetOf { node: String, fleet: NodeFleet },
+    /// The fleets were deleted.
+    FleetsGone { fleet_ids: Vec<String> },
+}
+
+/// A maintain fleet that holds one node's instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFleet {
+    pub fleet_id: String,
+    pub account: Account,
+    pub lifecycle: Lifecycle,
+    pub instance_type: String,
+    pub subnet_id: Option<String>,
+    pub launch: String,
+    pub created_unix_ms: u64,
+}
+
+/// A call to EC2 that changes something, with its full parameters and its client token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Intent {
+    pub unix_ms: u64,
+    pub account: Account,
+    pub request: CloudRequest,
+    /// For CreateFleet: the node group's stem and the nodes that wait for it, in binding order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<LaunchIntent>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LaunchIntent {
+    pub group: String,
+    pub nodes: Vec<String>,
+}
+
+/// How an intent ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Done(CloudReply),
+    Failed(CloudError),
+    /// Given up without an answer; whatever it made is found by its tags.
+    Abandoned(String),
+}
+
+/// How far a bound instance's tags have been written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TagLevel {
+    /// Only what CreateFleet wrote.
+    #[default]
+    Birth,
+    /// The instance can learn its node name.
+    Node,
+    /// Also `Name` and the group's tags that hold a placeholder.
+    Full,
+}
+
+/// One node and its instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    pub node: String,
+    pub instance_id: String,
+    pub account: Account,
+    /// Client token of the launch, if it is known.
+    pub launch: Option<String>,
+    pub addr: String,
+    pub hostname: String,
+    pub instance_type: String,
+    pub zone: String,
+    pub lifecycle: Lifecycle,
+    pub reservation_id: String,
+    pub ami_launch_index: u32,
+    pub bound_unix_ms: u64,
+    #[serde(default)]
+    pub tags: TagLevel,
+    #[serde(default)]
+    pub told: bool,
+}
+
+/// The fold of all records.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Persisted {
+    /// The next intent's number; never used twice within one journal.
+    pub next_id: u64,
+    pub open: BTreeMap<u64, Intent>,
+    pub bindings: BTreeMap<String, Binding>,
+    pub locked: BTreeSet<String>,
+    pub paused: bool,
+    #[serde(default)]
+    pub fleets: BTreeMap<String, NodeFleet>,
+}
+
+impl Persisted {
+    /// Fold one record in. Replaying the same record twice is harmless.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Intent { id, intent } => {
+                self.next_id = self.next_id.max(id + 1);
+                self.open.insert(*id, intent.clone());
+            }
+            Record::Outcome { id, .. } => {
+                self.next_id = self.next_id.max(id + 1);
+                self.open.remove(id);
+            }
+            Record::Bound { bindings } => {
+                for binding in bindings {
+                    self.bindings.insert(binding.node.clone(), binding.clone());
+                }
+            }
+            Record::Unbound { nodes, .. } => {
+                for node in nodes {
+                    self.bindings.remove(node);
+                }
+            }
+            Record::Tagged { nodes, level } => {
+                for node in nodes {
+                    if let Some(binding) = self.bindings.get_mut(node) {
+                        binding.tags = binding.tags.max(*level);
+                    }
+                }
+            }
+            Record::Told { nodes } => {
+                for node in nodes {
+                    if let Some(binding) = self.bindings.get_mut(node) {
+                        binding.told = true;
+                    }
+                }
+            }
+            Record::Lock { nodes, locked } => {
+                for node in nodes {
+                    if *locked {
+                        self.locked.insert(node.clone());
+                    } else {
+                        self.locked.remove(node);
+                    }
+                }
+            }
+            Record::Pause { paused } => self.paused = *paused,
+            Record::FleetOf { node, fleet } => {
+                self.fleets.insert(node.clone(), fleet.clone());
+            }
+            Record::FleetsGone { fleet_ids } => {
+                self.fleets.retain(|_, fleet| !fleet_ids.contains(&fleet.fleet_id));
+            }
+        }
+    }
+}

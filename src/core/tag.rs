@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Tag keys and templated tag values.
+//!
+//! Keys have no slash: instance metadata does not show tags whose keys hold one (EC2 user guide, "View tags for
+//! your EC2 instances using instance metadata").
+
+/// An instance is ours only by this tag: its value is the cluster's name.
+pub const CLUSTER: &str = "ec2fleet:cluster";
+pub const PARTITION: &str = "ec2fleet:partition";
+pub const GROUP: &str = "ec2fleet:group";
+/// The client token of the CreateFleet call.
+pub const LAUNCH: &str = "ec2fleet:launch";
+/// Hostlist of the reservation's nodes in ami-launch-index order.
+pub const NODES: &str = "ec2fleet:nodes";
+/// The node of this instance alone.
+pub const NODE: &str = "ec2fleet:node";
+pub const NAME: &str = "Name";
+
+/// Longest tag value that EC2 takes, in characters (EC2 user guide, "Tag restrictions").
+pub const MAX_VALUE: usize = 256;
+
+const PLACEHOLDERS: [&str; 3] = ["{ip_address}", "{node_name}", "{hostname}"];
+
+/// Whether a configured tag value is different for each node.
+#[must_use]
+pub fn has_placeholder(value: &str) -> bool {
+    PLACEHOLDERS.iter().any(|placeholder| value.contains(placeholder))
+}
+
+/// The value for one node.
+#[must_use]
+pub fn fill(value: &str, node: &str, addr: &str, hostname: &str) -> String {
+    value.replace("{ip_address}", addr).replace("{node_name}", node).replace("{hostname}", hostname)
+}
