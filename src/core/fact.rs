@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::hostlist;
+use super::report::Severity;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -77,6 +78,15 @@ pub enum FactKind {
 }
 
 impl FactKind {
+    /// As in the `kind` field of an event.
+    #[must_use]
+    pub fn name(self) -> String {
+        serde_json::to_value(self)
+            .ok()
+            .and_then(|value| value.as_str().map(str::to_owned))
+            .unwrap_or_default()
+    }
+
     #[must_use]
     pub fn severity(self) -> Severity {
         match self {
@@ -98,15 +108,6 @@ impl FactKind {
             _ => Severity::Info,
         }
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Severity {
-    Debug,
-    Info,
-    Warning,
-    Error,
 }
 
 /// One thing that happened, was decided or was answered.

@@ -324,12 +324,45 @@ pub struct EventReport {
     /// EC2's request id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// Every instance concerned.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<String>,
+    /// Client token of the launch concerned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub launch: Option<String>,
+    /// EC2's or Slurm's error code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Milliseconds since what began it: the power-up for nodes, the call for answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_ms: Option<u64>,
     /// Who asked for it, if an administrator did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     /// `seq` of the event that led to this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<u64>,
+}
+
+impl EventReport {
+    #[must_use]
+    pub fn of(seq: u64, fact: &super::fact::Fact) -> Self {
+        Self {
+            seq,
+            unix_ms: fact.unix_ms,
+            severity: fact.kind.severity(),
+            kind: fact.kind.name(),
+            text: fact.text.clone(),
+            nodes: fact.nodes.clone(),
+            group: fact.group.clone(),
+            instance_id: (fact.instances.len() == 1).then(|| fact.instances[0].clone()),
+            instances: fact.instances.clone(),
+            launch: fact.launch.clone(),
+            code: fact.code.clone(),
+            after_ms: fact.after_ms,
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::outbox::Purpose;
+use super::tell;
+use super::view::launch_error;
 use super::{Desire, Engine};
 use crate::core::ec2_api::{
     CloudError, CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, FleetReply, FleetType,
@@ -14,6 +16,7 @@ use crate::core::fact::FactKind;
 use crate::core::fleet_spec::LaunchTemplateOverride;
 use crate::core::limits::backoff_ms;
 use crate::core::record::{Intent, LaunchIntent, Outcome, Record};
+use crate::core::report::{Cooldown, LaunchError};
 use crate::core::site::{Account, FleetScope, Lifecycle, NodeGroup, Site};
 use crate::core::tag;
 
@@ -53,9 +56,22 @@ pub(super) struct Pressure {
     /// `mono_ms` before which the group is not asked again.
     retry_at: u64,
     protected: bool,
+    last_error: Option<LaunchError>,
 }
 
 impl Pressure {
+    pub(super) fn is_protected(&self) -> bool {
+        self.protected
+    }
+
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    pub(super) fn last_error(&self) -> Option<&LaunchError> {
+        self.last_error.as_ref()
+    }
+
     pub(super) fn open(&mut self) {
         *self = Self::default();
     }
@@ -68,6 +84,28 @@ pub(super) struct Pool {
     instance_type: String,
     place: String,
     lifecycle: Lifecycle,
+}
+
+impl Pool {
+    pub(super) fn serves(&self, group: &NodeGroup) -> bool {
+        self.account == group.account
+            && group
+                .overrides
+                .iter()
+                .any(|over| over.instance_type.as_deref() == Some(self.instance_type.as_str()))
+            && (group.subnet_ids.is_empty() || group.subnet_ids.contains(&self.place))
+    }
+
+    pub(super) fn report(&self) -> Cooldown {
+        Cooldown {
+            instance_type: self.instance_type.clone(),
+            zone: self.place.clone(),
+            lifecycle: self.lifecycle,
+            until_unix_ms: 0,
+            code: String::new(),
+            refusals: 0,
+        }
+    }
 }
 
 /// An unanswered or unfinished CreateFleet.
@@ -270,7 +308,7 @@ impl Engine {
             let wanted: Vec<String> =
                 nodes.iter().filter(|node| self.wants_instance(node)).cloned().collect();
             let written = self.persisted.open.get(&id).map_or(0, |intent| intent.unix_ms);
-            let trusted = self.now.unix_ms >= written && self.now.unix_ms - written < TOKEN_TRUST_MS;
+            let trusted = self.now.unix_ms.abs_diff(written) < TOKEN_TRUST_MS;
             if wanted.is_empty() || !trusted {
                 self.close_launch(id, Outcome::Abandoned("not wanted any more after a restart".into()));
                 self.requeue(&wanted);
@@ -449,7 +487,14 @@ impl Engine {
             .launch(launch.token.clone())
             .code(error.code.clone());
         self.fact(fact);
-        self.note_failure(&launch.group);
+        let last = launch_error(
+            self.now.unix_ms,
+            &error.code,
+            error.class.as_str(),
+            &error.message,
+            launch.nodes.len(),
+        );
+        self.note_failure(&launch.group, last);
         let short = self.still_wanted(&launch.nodes);
         if !self.fall_back(&launch, &short, &error.code) {
             self.fail_nodes(&short, &error.code, &error.message);
@@ -489,7 +534,12 @@ impl Engine {
         let all = self.launches[&id].nodes.clone();
         let now = self.now.mono_ms;
         if ids.is_empty() {
-            self.note_failure(&group);
+            let (code, message) = telling(&errors);
+            let class = errors
+                .iter()
+                .find(|error| error.code == code)
+                .map_or("capacity", |error| error.class.as_str());
+            self.note_failure(&group, launch_error(self.now.unix_ms, &code, class, &message, all.len()));
         } else {
             self.pressure.remove(&group);
         }
@@ -580,11 +630,12 @@ impl Engine {
     }
 
     /// A launch gave nothing: wait longer before the group is asked again, and close it if the site wants that.
-    fn note_failure(&mut self, group: &str) {
+    fn note_failure(&mut self, group: &str, last: LaunchError) {
         let limit = self.site.settings.protect_after;
         let longest = u64::from(self.site.settings.pool_cooldown_s) * 1000;
         let pressure = self.pressure.entry(group.to_owned()).or_default();
         pressure.failures += 1;
+        pressure.last_error = Some(last);
         let wait = 1_000u64.saturating_mul(1 << pressure.failures.min(10)).min(longest);
         pressure.retry_at = self.now.mono_ms + wait;
         if limit > 0 && pressure.failures >= limit && !pressure.protected {
@@ -617,26 +668,7 @@ impl Engine {
         self.fact(fact);
         self.reports.add(tell::reason(code, message), failed);
     }
-
-    /// Groups that are closed, and pools that are not asked first, with seconds left.
-    pub(super) fn pressure_of(&self, stem: &str) -> (bool, u32) {
-        self.pressure.get(stem).map_or((false, 0), |pressure| (pressure.protected, pressure.failures))
-    }
-
-    /// Nodes of the group that wait in a launch or for one.
-    pub(super) fn launching_in(&self, stem: &str) -> usize {
-        let queued = self.queues.get(stem).map_or(0, |queue| queue.nodes.len());
-        queued
-            + self
-                .launches
-                .values()
-                .filter(|launch| launch.group == stem)
-                .map(|launch| launch.nodes.len())
-                .sum::<usize>()
-    }
 }
-
-use super::tell;
 
 /// The error that explains a shortage best: what EC2 said last is often a consequence of what it said first.
 fn telling(errors: &[PoolError]) -> (String, String) {

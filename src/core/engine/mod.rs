@@ -16,6 +16,7 @@ mod tags;
 mod tell;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use super::event::{CallId, Event, Step};
 use super::fact::{Fact, FactKind};
 use super::limits::Budget;
 use super::record::{Binding, Persisted, Record};
-use super::site::{Account, NodeGroup, Site};
+use super::site::{Account, Site};
 use super::slurm_api::{NodeBase, NodeFlags, SlurmReply};
 use super::time::Now;
 
@@ -98,6 +99,8 @@ pub struct Engine {
     next_call: CallId,
     outbox: Vec<outbox::Pending>,
     budgets: BTreeMap<Account, Budget>,
+    counts: BTreeMap<Account, outbox::Counts>,
+    slurm_updates: u64,
     rng: fastrand::Rng,
     counter: u64,
     now: Now,
@@ -134,6 +137,8 @@ impl Engine {
             next_call: 1,
             outbox: Vec::new(),
             budgets: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            slurm_updates: 0,
             rng,
             counter: 0,
             now,
@@ -304,11 +309,6 @@ impl Engine {
         self.fact(self.new_fact(FactKind::NodeLocked, text).nodes(&nodes));
         self.record(Record::Lock { nodes, locked });
         self.rescan_now();
-    }
-
-    /// Where the node's group lives, if the node is ours.
-    fn group_of(&self, node: &str) -> Option<Arc<NodeGroup>> {
-        self.site.locate(node).map(|(group, _)| Arc::clone(group))
     }
 
     fn is_locked(&self, node: &str) -> bool {

@@ -55,7 +55,7 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
-    fn account(&self) -> Option<&Account> {
+    pub(super) fn account(&self) -> Option<&Account> {
         match self {
             Self::Create { account, .. }
             | Self::DescribeLaunch { account, .. }
@@ -87,6 +87,13 @@ impl Purpose {
     }
 }
 
+/// Calls of one account since the engine began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) calls: u64,
+    pub(super) throttled: u64,
+}
+
 /// A call that waits for its budget.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
@@ -102,6 +109,9 @@ impl Engine {
 
     pub(super) fn slurm_call(&mut self, purpose: Purpose, request: SlurmRequest) {
         let call = self.new_call(purpose);
+        if matches!(request, SlurmRequest::UpdateNodes(_)) {
+            self.slurm_updates += 1;
+        }
         self.step.effects.push(Effect::Slurm { call, request });
     }
 
@@ -129,6 +139,7 @@ impl Engine {
             match self.budgets.entry(account.clone()).or_default().take(group, low, self.now) {
                 Ok(()) => {
                     let call = self.new_call(pending.purpose);
+                    self.counts.entry(account.clone()).or_default().calls += 1;
                     self.step.effects.push(Effect::Cloud { call, account, request: pending.request });
                 }
                 Err(ready) => {
@@ -146,6 +157,7 @@ impl Engine {
         match result {
             Err(error) if error.class == ErrorClass::Throttle => {
                 budget.throttled(group, self.now, &mut self.rng);
+                self.counts.entry(account.clone()).or_default().throttled += 1;
                 let text = format!("EC2 in {account} asks for fewer requests");
                 self.fact(self.new_fact(FactKind::Throttled, text).code(error.code.clone()));
             }

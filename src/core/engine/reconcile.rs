@@ -260,6 +260,12 @@ impl Engine {
         self.by_instance.remove(id);
         self.tell.forget(node);
         self.tags.forget(node);
+        // slurmctld talks to another address: a job there does not run on the instance that ended.
+        let elsewhere = self.persisted.bindings.get(node).is_some_and(|binding| {
+            self.nodes.get(node).is_some_and(|n| {
+                n.has_job && binding.told && n.slurm_addr.as_deref().is_some_and(|addr| addr != binding.addr)
+            })
+        });
         self.record(Record::Unbound {
             nodes: vec![node.to_owned()],
             why: format!("{id} ended in EC2: {why}"),
@@ -271,7 +277,7 @@ impl Engine {
                 .instances([id.to_owned()])
                 .code(why),
         );
-        if self.is_locked(node) {
+        if self.is_locked(node) || elsewhere {
             return;
         }
         let message = format!("instance {id} ended in EC2");

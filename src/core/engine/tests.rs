@@ -1,1 +1,592 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
 
+use super::*;
+use crate::core::ec2_api::{
+    CloudError, CloudReply, CloudRequest, ErrorClass, FleetReply, Instance, InstanceState, LaunchedInstances,
+    PoolError,
+};
+use crate::core::event::Effect;
+use crate::core::fleet_spec::{
+    LaunchTemplateOverride, LaunchTemplateSpecification, OnDemandOptions, SpotOptions,
+};
+use crate::core::site::{FleetScope, Hibernation, Lifecycle, NodeGroup, NodeNaming, Settings};
+use crate::core::slurm_api::{NodeStateChange, NodeUpdate, PowerReading, SlurmNode, SlurmRequest};
+use crate::core::tag;
+
+fn group(name: &str) -> NodeGroup {
+    NodeGroup {
+        partition: "p".into(),
+        name: name.into(),
+        max_nodes: 1_000,
+        account: Account { region: "eu-west-1".into(), profile: None },
+        lifecycle: Lifecycle::Spot,
+        on_demand_options: OnDemandOptions::default(),
+        spot_options: SpotOptions::default(),
+        launch_template: LaunchTemplateSpecification::default(),
+        overrides: vec![LaunchTemplateOverride {
+            instance_type: Some("c5.large".into()),
+            ..LaunchTemplateOverride::default()
+        }],
+        subnet_ids: vec!["subnet-a".into(), "subnet-b".into()],
+        tags: [("Team".to_owned(), "hpc".to_owned()), ("Host".to_owned(), "{hostname}".to_owned())]
+            .into_iter()
+            .collect(),
+        slurm_specifications: indexmap::IndexMap::new(),
+        naming: NodeNaming::LaunchIndex,
+        scope: FleetScope::Launch,
+        all_or_nothing: false,
+        spot_fallback_s: None,
+        hibernation: Hibernation::default(),
+    }
+}
+
+/// An engine with EC2 and slurmctld played by the test.
+struct Bench {
+    engine: Engine,
+    now: Now,
+    effects: Vec<Effect>,
+    facts: Vec<Fact>,
+    instances: Vec<Instance>,
+    slurm: Vec<SlurmNode>,
+    records: Vec<Record>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(group("g"), Persisted::default())
+    }
+
+    fn with(group: NodeGroup, persisted: Persisted) -> Self {
+        let site = Site::new("c".into(), Vec::new(), vec![group], Settings::default());
+        let now = Now { mono_ms: 1_000, unix_ms: 1_700_000_000_000 };
+        let options = EngineOptions { source: PowerSource::Watch, nonce: "abc".into(), seed: 7 };
+        let engine = Engine::new(Arc::new(site), persisted, options, now);
+        Self {
+            engine,
+            now,
+            effects: Vec::new(),
+            facts: Vec::new(),
+            instances: Vec::new(),
+            slurm: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+
+    /// Started, listed and loaded.
+    fn ready() -> Self {
+        let mut bench = Self::new();
+        bench.tick(0);
+        bench.answer_views();
+        bench
+    }
+
+    fn give(&mut self, event: Event) {
+        let step = self.engine.step(event, self.now);
+        self.effects.extend(step.effects);
+        self.facts.extend(step.facts);
+        self.records.extend(step.records);
+    }
+
+    fn tick(&mut self, ms: u64) {
+        self.now = self.now.plus(ms);
+        self.give(Event::Tick);
+    }
+
+    /// Take the first EC2 call of this action from the effects.
+    fn take(&mut self, action: &str) -> Option<(u64, CloudRequest)> {
+        let at = self.effects.iter().position(
+            |effect| matches!(effect, Effect::Cloud { request, .. } if request.action() == action),
+        )?;
+        match self.effects.remove(at) {
+            Effect::Cloud { call, request, .. } => Some((call, request)),
+            _ => None,
+        }
+    }
+
+    fn take_update(&mut self) -> Option<(u64, NodeUpdate)> {
+        let at = self.effects.iter().position(|effect| {
+            matches!(effect, Effect::Slurm { request: SlurmRequest::UpdateNodes(_), .. })
+        })?;
+        match self.effects.remove(at) {
+            Effect::Slurm { call, request: SlurmRequest::UpdateNodes(update) } => Some((call, update)),
+            _ => None,
+        }
+    }
+
+    /// Answer every listing and load that is under way, until none is.
+    fn answer_views(&mut self) {
+        loop {
+            if let Some(at) = self.effects.iter().position(|effect| {
+                matches!(effect, Effect::Cloud { request: CloudRequest::DescribeCluster { .. }, .. })
+            }) {
+                let Effect::Cloud { call, .. } = self.effects.remove(at) else { unreachable!() };
+                let alive =
+                    self.instances.iter().filter(|instance| !instance.state.is_ended()).cloned().collect();
+                self.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(alive)) });
+            } else if let Some(at) = self
+                .effects
+                .iter()
+                .position(|effect| matches!(effect, Effect::Slurm { request: SlurmRequest::LoadNodes, .. }))
+            {
+                let Effect::Slurm { call, .. } = self.effects.remove(at) else { unreachable!() };
+                self.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Nodes(self.slurm.clone())) });
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// A whole rescan after `seconds`.
+    fn rescan(&mut self, seconds: u64) {
+        self.tick(seconds * 1_000);
+        self.answer_views();
+    }
+
+    fn wake(&mut self, nodes: &[&str]) {
+        let waking = nodes.iter().map(|node| (*node).to_owned()).collect();
+        for node in nodes {
+            self.set_slurm(node, NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::POWERING_UP));
+        }
+        self.give(Event::Power(PowerReading { waking, ..PowerReading::default() }));
+    }
+
+    fn set_slurm(&mut self, name: &str, base: NodeBase, flags: NodeFlags) {
+        let node =
+            SlurmNode { name: name.to_owned(), addr: name.to_owned(), base, flags, ..SlurmNode::default() };
+        match self.slurm.iter_mut().find(|known| known.name == name) {
+            Some(known) => {
+                known.base = base;
+                known.flags = flags;
+            }
+            None => self.slurm.push(node),
+        }
+    }
+
+    fn instance(&mut self, id: &str, index: u32, launch: &str) -> Instance {
+        let number = self.instances.len() + 1;
+        let instance = Instance {
+            id: id.to_owned(),
+            state: InstanceState::Running,
+            private_ip: Some(format!("10.0.0.{number}")),
+            private_dns: None,
+            instance_type: "c5.large".into(),
+            zone: "eu-west-1a".into(),
+            subnet_id: Some("subnet-a".into()),
+            lifecycle: Lifecycle::Spot,
+            reservation_id: "r-1".into(),
+            ami_launch_index: index,
+            launch_unix_ms: self.now.unix_ms,
+            tags: [(tag::CLUSTER, "c"), (tag::PARTITION, "p"), (tag::GROUP, "g"), (tag::LAUNCH, launch)]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            state_reason: None,
+            spot_request_id: None,
+        };
+        self.instances.push(instance.clone());
+        instance
+    }
+
+    /// Close the batch and let EC2 launch `count` of what is asked for; returns the request.
+    fn launch(&mut self, count: usize) -> crate::core::ec2_api::CreateFleet {
+        self.tick(40);
+        let (call, request) = self.take("CreateFleet").expect("a CreateFleet call");
+        let CloudRequest::CreateFleet(request) = request else { unreachable!() };
+        let launched: Vec<Instance> = (0..count)
+            .map(|index| {
+                self.instance(&format!("i-{index}"), u32::try_from(index).unwrap(), &request.client_token)
+            })
+            .collect();
+        let reply = FleetReply {
+            fleet_id: "fleet-1".into(),
+            instances: vec![LaunchedInstances {
+                ids: launched.iter().map(|i| i.id.clone()).collect(),
+                ..LaunchedInstances::default()
+            }],
+            errors: Vec::new(),
+        };
+        self.give(Event::CloudAnswered { call, result: Ok(CloudReply::Fleet(reply)) });
+        if count > 0 {
+            let (call, _) = self.take("DescribeInstances").expect("the new instances are described");
+            self.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(launched)) });
+        }
+        *request
+    }
+
+    fn bound(&self, node: &str) -> Option<&str> {
+        self.engine.binding(node).map(|binding| binding.instance_id.as_str())
+    }
+
+    /// Four nodes up and registered.
+    fn up() -> Self {
+        let mut bench = Self::ready();
+        let nodes = ["p-g-0", "p-g-1", "p-g-2", "p-g-3"];
+        bench.wake(&nodes);
+        bench.launch(4);
+        let (call, update) = bench.take_update().expect("addresses are told");
+        assert_eq!(update.names, nodes);
+        bench.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
+        let (call, _) = bench.take("CreateTags").expect("the reservation is tagged");
+        bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Tagged) });
+        for (index, node) in nodes.iter().enumerate() {
+            bench.set_slurm(node, NodeBase::Allocated, NodeFlags::CLOUD);
+            bench.slurm[index].addr = bench.instances[index].private_ip.clone().unwrap();
+        }
+        let ended = nodes.iter().map(|node| (*node).to_owned()).collect();
+        bench.give(Event::Power(PowerReading { waking_ended: ended, ..PowerReading::default() }));
+        bench
+    }
+}
+
+fn capacity() -> CloudError {
+    CloudError {
+        class: ErrorClass::Capacity,
+        code: "InsufficientInstanceCapacity".into(),
+        message: "no c5.large".into(),
+        request_id: None,
+    }
+}
+
+#[test]
+fn a_batch_becomes_one_fleet_one_update_and_one_tag_call() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-2", "p-g-10"]);
+    bench.now = bench.now.plus(20);
+    bench.wake(&["p-g-1"]);
+    let request = bench.launch(3);
+    assert_eq!(request.target, 3);
+    assert_eq!(request.overrides.len(), 2, "each override in each subnet");
+    assert_eq!(request.instance_tags[tag::CLUSTER], "c");
+    assert_eq!(request.instance_tags[tag::LAUNCH], request.client_token);
+    assert_eq!(request.instance_tags["Team"], "hpc");
+    assert!(
+        !request.instance_tags.contains_key("Host"),
+        "a tag with a placeholder cannot be written at launch"
+    );
+    let (_, update) = bench.take_update().expect("one update");
+    assert_eq!(update.names, ["p-g-1", "p-g-10", "p-g-2"].map(str::to_owned));
+    assert_eq!(update.hostnames.as_ref().unwrap()[0], "ip-10-0-0-1");
+    let (_, tags) = bench.take("CreateTags").expect("one tag call");
+    let CloudRequest::CreateTags { ids, tags } = tags else { unreachable!() };
+    assert_eq!(ids.len(), 3);
+    assert_eq!(tags[tag::NODES], "p-g-[1-2,10]", "in ami-launch-index order");
+    assert!(bench.take("CreateFleet").is_none() && bench.take_update().is_none());
+}
+
+#[test]
+fn the_intent_is_recorded_before_the_call() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0"]);
+    bench.tick(40);
+    let (_, request) = bench.take("CreateFleet").expect("a call");
+    let recorded = bench
+        .records
+        .iter()
+        .any(|record| matches!(record, Record::Intent { intent, .. } if intent.request == request));
+    assert!(recorded);
+}
+
+#[test]
+fn a_shortage_is_reported_to_slurm_with_the_ec2_code() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0", "p-g-1"]);
+    bench.tick(40);
+    let (call, _) = bench.take("CreateFleet").unwrap();
+    let one = bench.instance("i-0", 0, "ec2fleet-abc-1");
+    let reply = FleetReply {
+        fleet_id: "fleet-1".into(),
+        instances: vec![LaunchedInstances { ids: vec![one.id.clone()], ..LaunchedInstances::default() }],
+        errors: vec![PoolError {
+            code: "InsufficientInstanceCapacity".into(),
+            message: "none left".into(),
+            class: ErrorClass::Capacity,
+            lifecycle: Lifecycle::Spot,
+            instance_type: Some("c5.large".into()),
+            subnet_id: Some("subnet-b".into()),
+            zone: None,
+        }],
+    };
+    bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Fleet(reply)) });
+    let (_, update) = bench.take_update().expect("the failure is reported at once");
+    assert_eq!(update.names, ["p-g-1"]);
+    assert_eq!(update.state, Some(NodeStateChange::PowerDownForce));
+    assert_eq!(update.reason.as_deref(), Some("ec2fleet: InsufficientInstanceCapacity: none left"));
+}
+
+#[test]
+fn throttling_repeats_the_same_request_with_the_same_token() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0"]);
+    bench.tick(40);
+    let (mut call, first) = bench.take("CreateFleet").unwrap();
+    for _ in 0..3 {
+        let error =
+            CloudError { class: ErrorClass::Throttle, code: "RequestLimitExceeded".into(), ..capacity() };
+        bench.give(Event::CloudAnswered { call, result: Err(error) });
+        assert!(bench.take_update().is_none(), "no node fails because EC2 is busy");
+        let mut next = None;
+        for _ in 0..200 {
+            bench.tick(250);
+            next = bench.take("CreateFleet");
+            if next.is_some() {
+                break;
+            }
+        }
+        let (again, request) = next.expect("repeated");
+        assert_eq!(request, first);
+        call = again;
+    }
+}
+
+#[test]
+fn a_call_that_never_succeeds_fails_the_nodes_before_resume_timeout() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0"]);
+    let woken = bench.now.mono_ms;
+    for _ in 0..4_000 {
+        bench.tick(100);
+        bench.answer_views();
+        if let Some((call, _)) = bench.take("CreateFleet") {
+            let error =
+                CloudError { class: ErrorClass::Transient, code: "ConnectionRefused".into(), ..capacity() };
+            bench.give(Event::CloudAnswered { call, result: Err(error) });
+        }
+        if let Some((_, update)) = bench.take_update() {
+            assert_eq!(update.names, ["p-g-0"]);
+            let waited = bench.now.since(woken);
+            assert!((200_000..300_000).contains(&waited), "{waited}");
+            return;
+        }
+    }
+    panic!("the node was never reported");
+}
+
+#[test]
+fn a_node_that_is_suspended_before_its_instance_comes_gets_none() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0", "p-g-1"]);
+    bench.tick(40);
+    bench.give(Event::Power(PowerReading { suspended: vec!["p-g-0".into()], ..PowerReading::default() }));
+    let (call, _) = bench.take("CreateFleet").unwrap();
+    let launched = vec![bench.instance("i-0", 0, "x"), bench.instance("i-1", 1, "x")];
+    let reply = FleetReply {
+        fleet_id: "fleet-1".into(),
+        instances: vec![LaunchedInstances {
+            ids: vec!["i-0".into(), "i-1".into()],
+            ..LaunchedInstances::default()
+        }],
+        errors: Vec::new(),
+    };
+    bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Fleet(reply)) });
+    let (call, _) = bench.take("DescribeInstances").unwrap();
+    bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(launched)) });
+    assert_eq!(bench.bound("p-g-1"), Some("i-0"));
+    assert_eq!(bench.bound("p-g-0"), None);
+    bench.tick(40);
+    let (_, request) = bench.take("TerminateInstances").expect("the surplus is ended");
+    assert_eq!(request, CloudRequest::TerminateInstances { ids: vec!["i-1".into()] });
+}
+
+#[test]
+fn suspended_nodes_lose_exactly_their_instances_in_one_call() {
+    let mut bench = Bench::up();
+    bench.give(Event::Power(PowerReading {
+        suspended: vec!["p-g-1".into(), "p-g-3".into()],
+        ..PowerReading::default()
+    }));
+    bench.tick(40);
+    let (_, request) = bench.take("TerminateInstances").expect("a call");
+    assert_eq!(request, CloudRequest::TerminateInstances { ids: vec!["i-1".into(), "i-3".into()] });
+    assert_eq!(bench.bound("p-g-0"), Some("i-0"));
+}
+
+#[test]
+fn a_failed_listing_concludes_nothing() {
+    let mut bench = Bench::up();
+    for _ in 0..50 {
+        bench.tick(30_000);
+        if let Some((call, _)) = bench.take("DescribeInstances") {
+            bench.give(Event::CloudAnswered { call, result: Err(capacity()) });
+        }
+        assert!(bench.take_update().is_none());
+        assert!(bench.take("TerminateInstances").is_none());
+    }
+    assert_eq!(bench.engine.bound_instances().len(), 4);
+}
+
+#[test]
+fn an_orphan_is_terminated_after_the_grace_time_and_not_before() {
+    let mut bench = Bench::up();
+    bench.instance("i-orphan", 0, "ec2fleet-old-1");
+    bench.rescan(61);
+    for _ in 0..2 {
+        bench.rescan(61);
+        assert!(bench.take("TerminateInstances").is_none(), "still within the grace time");
+    }
+    bench.rescan(61);
+    bench.tick(40);
+    let (_, request) = bench.take("TerminateInstances").expect("ended");
+    assert_eq!(request, CloudRequest::TerminateInstances { ids: vec!["i-orphan".into()] });
+}
+
+#[test]
+fn behind_a_busy_address_nothing_is_terminated() {
+    let mut bench = Bench::ready();
+    // Up and busy in Slurm under this address, in a group that the tags do not name: nothing to adopt it by.
+    let addr = bench.instance("i-busy", 0, "lost").private_ip.unwrap();
+    bench.instances[0].tags.insert(tag::GROUP.into(), "other".into());
+    bench.set_slurm("p-g-5", NodeBase::Allocated, NodeFlags::CLOUD);
+    bench.slurm[0].addr = addr;
+    for _ in 0..10 {
+        bench.rescan(61);
+        bench.tick(40);
+        assert!(bench.take("TerminateInstances").is_none());
+    }
+}
+
+#[test]
+fn a_lost_journal_is_rebuilt_from_addresses_and_tags() {
+    let mut before = Bench::up();
+    before.instances[0].tags.insert(tag::NODES.into(), "p-g-[0-3]".into());
+    let mut bench = Bench::new();
+    bench.instances.clone_from(&before.instances);
+    bench.slurm.clone_from(&before.slurm);
+    bench.tick(0);
+    bench.answer_views();
+    for index in 0..4 {
+        assert_eq!(bench.bound(&format!("p-g-{index}")), Some(format!("i-{index}").as_str()));
+    }
+    assert!(bench.take_update().is_none(), "slurmctld has the addresses already");
+}
+
+#[test]
+fn an_unfinished_create_fleet_is_replayed_with_its_token_if_it_is_still_wanted() {
+    let mut before = Bench::ready();
+    before.wake(&["p-g-0"]);
+    before.tick(40);
+    let (_, sent) = before.take("CreateFleet").unwrap();
+    let mut bench = Bench::with(group("g"), before.engine.persisted().clone());
+    bench.slurm.clone_from(&before.slurm);
+    bench.tick(0);
+    assert!(bench.take("CreateFleet").is_none(), "not before EC2 and Slurm are known");
+    bench.answer_views();
+    let (_, again) = bench.take("CreateFleet").expect("replayed");
+    assert_eq!(again, sent);
+}
+
+#[test]
+fn an_unfinished_create_fleet_that_nobody_wants_is_not_sent() {
+    let mut before = Bench::ready();
+    before.wake(&["p-g-0"]);
+    before.tick(40);
+    let mut bench = Bench::with(group("g"), before.engine.persisted().clone());
+    bench.set_slurm("p-g-0", NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN));
+    bench.tick(0);
+    bench.answer_views();
+    bench.tick(2_000);
+    assert!(bench.take("CreateFleet").is_none());
+    assert_eq!(bench.engine.open_intents(), 0);
+}
+
+#[test]
+fn a_vanished_instance_is_confirmed_and_its_node_reported() {
+    let mut bench = Bench::up();
+    bench.instances[2].state = InstanceState::Terminated;
+    bench.instances[2].state_reason = Some("Server.SpotInstanceTermination".into());
+    bench.rescan(61);
+    let (call, request) = bench.take("DescribeInstances").expect("asked by id before anything is concluded");
+    assert_eq!(request, CloudRequest::DescribeInstances { ids: vec!["i-2".into()] });
+    let gone = bench.instances[2].clone();
+    bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(vec![gone])) });
+    let (_, update) = bench.take_update().expect("slurmctld is told");
+    assert_eq!(update.names, ["p-g-2"]);
+    assert!(update.reason.unwrap().contains("Server.SpotInstanceTermination"));
+}
+
+#[test]
+fn an_instance_missing_from_lists_for_seconds_is_waited_for() {
+    let mut bench = Bench::up();
+    let hidden = bench.instances.remove(1);
+    bench.rescan(61);
+    let (call, _) = bench.take("DescribeInstances").unwrap();
+    bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(Vec::new())) });
+    assert!(bench.take_update().is_none());
+    bench.instances.insert(1, hidden);
+    bench.rescan(61);
+    assert_eq!(bench.bound("p-g-1"), Some("i-1"));
+}
+
+#[test]
+fn locked_nodes_are_left_alone() {
+    let mut bench = Bench::up();
+    bench.give(Event::LockRequested { nodes: vec!["p-g-0".into()], locked: true });
+    bench.answer_views();
+    bench.give(Event::Power(PowerReading { suspended: vec!["p-g-0".into()], ..PowerReading::default() }));
+    for _ in 0..10 {
+        bench.rescan(61);
+        bench.tick(40);
+        assert!(bench.take("TerminateInstances").is_none());
+    }
+}
+
+#[test]
+fn name_tags_follow_one_at_a_time_with_the_groups_templated_tags() {
+    let mut bench = Bench::up();
+    bench.tick(61_000);
+    let (call, request) = bench.take("CreateTags").expect("a Name tag");
+    let CloudRequest::CreateTags { ids, tags } = request else { unreachable!() };
+    assert_eq!(ids, ["i-0"]);
+    assert_eq!(tags["Name"], "p-g-0");
+    assert_eq!(tags["Host"], "ip-10-0-0-1");
+    assert!(bench.take("CreateTags").is_none());
+    bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Tagged) });
+    assert!(bench.take("CreateTags").is_some());
+}
+
+#[test]
+fn spot_shortage_goes_on_demand_where_the_site_allows_it() {
+    let mut group = group("g");
+    group.spot_fallback_s = Some(210);
+    let mut bench = Bench::with(group, Persisted::default());
+    bench.tick(0);
+    bench.answer_views();
+    bench.wake(&["p-g-0"]);
+    bench.tick(40);
+    let (call, _) = bench.take("CreateFleet").unwrap();
+    bench.give(Event::CloudAnswered { call, result: Err(capacity()) });
+    bench.tick(1);
+    let (_, request) = bench.take("CreateFleet").expect("a second fleet");
+    let CloudRequest::CreateFleet(request) = request else { unreachable!() };
+    assert_eq!(request.lifecycle, Lifecycle::OnDemand);
+    assert!(bench.take_update().is_none());
+}
+
+#[test]
+fn a_node_stuck_down_after_resume_timeout_is_brought_back_and_others_are_not() {
+    let mut bench = Bench::ready();
+    let down = NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN);
+    bench.set_slurm("p-g-0", NodeBase::Down, down);
+    bench.slurm[0].reason = Some("ResumeTimeout reached".into());
+    bench.set_slurm("p-g-1", NodeBase::Down, down);
+    bench.slurm[1].reason = Some("broken fan".into());
+    bench.rescan(61);
+    let (_, update) = bench.take_update().expect("reset");
+    assert_eq!((update.names, update.state), (vec!["p-g-0".to_owned()], Some(NodeStateChange::Resume)));
+    assert!(bench.take_update().is_none());
+}
+
+#[test]
+fn idle_costs_at_most_two_describes_a_minute() {
+    let mut bench = Bench::up();
+    bench.tick(200_000);
+    bench.answer_views();
+    while let Some((call, _)) = bench.take("CreateTags") {
+        bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Tagged) });
+    }
+    let mut calls = 0;
+    for _ in 0..600 {
+        bench.tick(1_000);
+        calls += bench.effects.iter().filter(|e| matches!(e, Effect::Cloud { .. })).count();
+        bench.answer_views();
+    }
+    assert!(calls <= 20, "{calls} calls in ten minutes");
+}
