@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What the engine asks of Slurm.
 
+pub mod command;
 pub mod controller;
+pub mod process;
+pub mod scontrol;
 
 use std::future::Future;
 use std::pin::Pin;

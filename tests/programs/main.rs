@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The programs and what they are made of, with real sockets and real processes.
 
+mod cluster;
+mod scontrol;
 mod socket;
