@@ -5,6 +5,7 @@
 //! `credentials-process` and `sso`, are off), nothing waits without a limit, and nothing is done before the first call.
 
 mod calls;
+mod complete;
 mod failure;
 mod reply;
 mod request;
@@ -29,7 +30,8 @@ use aws_sdk_ec2::config::{
 use aws_sdk_ec2::{Client, Config};
 use tokio::sync::OnceCell;
 
-use super::{Cloud, errors};
+use super::Cloud;
+use super::errors::{self, TransportFailure};
 use crate::core::ec2_api::{CloudError, CloudRequest, CloudResult};
 use crate::core::site::Account;
 
@@ -140,11 +142,14 @@ impl Shared {
     ) -> Result<T, CloudError> {
         let cell = self.cell(&account);
         let client = cell.get_or_init(|| connect(&account, &self.options)).await.clone();
-        let result = call(client).await;
-        if let Err(error) = &result
-            && errors::is_stale_credential(&error.code)
-        {
-            self.forget(&account, &cell);
+        let mut result = call(client).await;
+        if let Err(error) = &mut result {
+            if errors::is_stale_credential(&error.code) {
+                self.forget(&account, &cell);
+            }
+            if error.code == TransportFailure::NoCredentials.code() {
+                error.message = format!("no credentials for {account}: {}", error.message);
+            }
         }
         result
     }
@@ -198,6 +203,7 @@ async fn connect(account: &Account, options: &Ec2Options) -> Client {
     let mut config = aws_sdk_ec2::config::Builder::from(&shared)
         // Retries, their pace and their budget are the engine's: here, one call is one attempt.
         .retry_config(RetryConfig::disabled())
+        .interceptor(complete::CompleteReply)
         .timeout_config(timeout_config(options, options.timeouts.request));
     if let Some(url) = &options.endpoint_url {
         config = config.endpoint_url(url);

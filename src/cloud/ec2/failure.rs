@@ -27,6 +27,9 @@ where
                 message: service.err().meta().message().unwrap_or_default().to_owned(),
                 request_id: None,
             },
+            None if service.raw().status().is_success() => {
+                TransportFailure::MalformedReply.error(chain(&error))
+            }
             None => without_code(service.raw()),
         },
         SdkError::ResponseError(response) if !response.raw().status().is_success() => {

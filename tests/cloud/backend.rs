@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The servers that stand for EC2, and what a test needs to exist on them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_ec2::types as sdk;
+use slurm_ec2_fleet::cloud::Cloud;
+use slurm_ec2_fleet::cloud::ec2::{Ec2, Ec2Options, StaticCredentials};
+use slurm_ec2_fleet::core::ec2_api::{
+    CloudError, CloudReply, CloudRequest, CloudResult, CreateFleet, FleetReply, FleetType, Instance,
+};
+use slurm_ec2_fleet::core::fleet_spec::{LaunchTemplateOverride, LaunchTemplateSpecification};
+use slurm_ec2_fleet::core::site::{Account, Lifecycle};
+
+pub const CLUSTER_TAG: &str = "ec2fleet:cluster";
+
+/// Who answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Moto,
+}
+
+/// One test's view of a server: clusters of other tests are there too, as in a shared account.
+pub struct World {
+    pub backend: Backend,
+    pub ec2: Ec2,
+    pub account: Account,
+    /// For what the engine never does: make templates, and look behind the back of the code under test.
+    pub admin: aws_sdk_ec2::Client,
+    /// Of different zones.
+    pub subnets: Vec<String>,
+    pub template: String,
+    pub cluster: String,
+}
+
+impl Backend {
+    fn url(self) -> String {
+        match self {
+            Self::Moto => crate::moto::url().to_owned(),
+        }
+    }
+
+    pub async fn world(self) -> World {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+        let url = self.url();
+        let account = Account { region: "us-east-1".into(), profile: None };
+        let admin = admin(&url, &account.region);
+        let mut subnets = Vec::new();
+        let mut zones = Vec::new();
+        for subnet in admin.describe_subnets().send().await.expect("subnets").subnets.unwrap_or_default() {
+            let zone = subnet.availability_zone.expect("a zone");
+            if !zones.contains(&zone) {
+                zones.push(zone);
+                subnets.push(subnet.subnet_id.expect("an id"));
+            }
+        }
+        assert!(subnets.len() >= 2, "{self:?} has subnets in two zones");
+        let image = admin.describe_images().send().await.expect("images").images.unwrap_or_default();
+        let image = image.first().and_then(|image| image.image_id.clone()).expect("an image");
+        let template = format!("template-{serial}");
+        admin
+            .create_launch_template()
+            .launch_template_name(&template)
+            .launch_template_data(
+                sdk::RequestLaunchTemplateData::builder()
+                    .image_id(image)
+                    .instance_type(sdk::InstanceType::C5Large)
+                    .build(),
+            )
+            .send()
+            .await
+            .expect("a launch template");
+        let ec2 = Ec2::new(options(&url));
+        World { backend: self, ec2, account, admin, subnets, template, cluster: format!("cluster-{serial}") }
+    }
+}
+
+/// Options for a server that takes any credentials.
+pub fn options(url: &str) -> Ec2Options {
+    Ec2Options {
+        endpoint_url: Some(url.to_owned()),
+        credentials: Some(StaticCredentials {
+            access_key_id: "AKIDTEST".into(),
+            secret_access_key: "not-a-secret".into(),
+            session_token: None,
+        }),
+        ..Ec2Options::default()
+    }
+}
+
+fn admin(url: &str, region: &str) -> aws_sdk_ec2::Client {
+    let config = aws_sdk_ec2::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(region.to_owned()))
+        .endpoint_url(url)
+        .credentials_provider(Credentials::new("AKIDTEST", "not-a-secret", None, None, "test"))
+        .build();
+    aws_sdk_ec2::Client::from_conf(config)
+}
+
+impl World {
+    pub async fn call(&self, request: CloudRequest) -> CloudResult {
+        self.ec2.call(self.account.clone(), request).await
+    }
+
+    pub async fn ok(&self, request: CloudRequest) -> CloudReply {
+        let action = request.action();
+        self.call(request).await.unwrap_or_else(|error| panic!("{:?}, {action}: {error:?}", self.backend))
+    }
+
+    pub async fn refused(&self, request: CloudRequest) -> CloudError {
+        match self.call(request).await {
+            Err(error) => error,
+            Ok(reply) => panic!("{:?} should have refused: {reply:?}", self.backend),
+        }
+    }
+
+    /// A fleet of one type in the first subnet.
+    pub fn fleet(&self, fleet_type: FleetType, lifecycle: Lifecycle, target: u32) -> CreateFleet {
+        CreateFleet {
+            client_token: format!("{}-{}", self.cluster, fastrand::u64(..)),
+            fleet_type,
+            target,
+            lifecycle,
+            on_demand_options: Default::default(),
+            spot_options: Default::default(),
+            launch_template: LaunchTemplateSpecification {
+                launch_template_name: Some(self.template.clone()),
+                version: Some("$Latest".into()),
+                ..Default::default()
+            },
+            overrides: vec![LaunchTemplateOverride {
+                instance_type: Some("c5.large".into()),
+                subnet_id: Some(self.subnets[0].clone()),
+                ..Default::default()
+            }],
+            fleet_tags: tags(&[(CLUSTER_TAG, &self.cluster)]),
+            instance_tags: tags(&[(CLUSTER_TAG, &self.cluster), ("Owner", "hpc & <friends>")]),
+        }
+    }
+
+    pub async fn launch(&self, lifecycle: Lifecycle, target: u32) -> FleetReply {
+        self.create(self.fleet(FleetType::Instant, lifecycle, target)).await
+    }
+
+    pub async fn create(&self, fleet: CreateFleet) -> FleetReply {
+        match self.ok(CloudRequest::CreateFleet(Box::new(fleet))).await {
+            CloudReply::Fleet(reply) => reply,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn in_cluster(&self) -> Vec<Instance> {
+        instances(self.ok(CloudRequest::DescribeCluster { cluster: self.cluster.clone() }).await)
+    }
+
+    pub async fn by_ids(&self, ids: &[String]) -> Vec<Instance> {
+        instances(self.ok(CloudRequest::DescribeInstances { ids: ids.to_vec() }).await)
+    }
+
+    pub async fn terminate(&self, ids: &[String]) -> (Vec<String>, Vec<String>) {
+        match self.ok(CloudRequest::TerminateInstances { ids: ids.to_vec() }).await {
+            CloudReply::Terminated { terminated, unknown } => (terminated, unknown),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub fn instances(reply: CloudReply) -> Vec<Instance> {
+    match reply {
+        CloudReply::Instances(instances) => instances,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn tags(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+pub fn sorted(mut ids: Vec<String>) -> Vec<String> {
+    ids.sort();
+    ids
+}

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! `cloud::ec2` against servers that speak the EC2 Query API: moto's, and one that answers as told.
+
+mod backend;
+mod faults;
+mod moto;
+mod script;
+mod shared;
+mod wire;

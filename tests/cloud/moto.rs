@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! moto's server: another party's reading of the EC2 API.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+
+struct Server {
+    url: String,
+    /// The server ends when this is closed, which the kernel does however this process ends.
+    _alive: ChildStdin,
+}
+
+/// The address of the one server of this process. Without moto there is no test: it panics.
+pub fn url() -> &'static str {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    &SERVER.get_or_init(start).url
+}
+
+fn start() -> Server {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cloud");
+    let install = Command::new(folder.join("moto.sh"))
+        .arg(env!("CARGO_TARGET_TMPDIR"))
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("tests/cloud/moto.sh starts");
+    assert!(
+        install.status.success(),
+        "moto could not be installed: it needs python3-venv and a package index"
+    );
+    let python = String::from_utf8(install.stdout).expect("a path");
+    let mut server = Command::new(python.trim_end())
+        .arg(folder.join("moto_server.py"))
+        // moto answers without a delay, and forgets nothing that a test may still ask for.
+        .env("MOTO_EC2_LOAD_DEFAULT_AMIS", "true")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("moto starts");
+    let mut url = String::new();
+    BufReader::new(server.stdout.take().expect("its output")).read_line(&mut url).expect("its address");
+    assert!(url.starts_with("http://127.0.0.1:"), "moto did not start: {url:?}");
+    Server { url: url.trim_end().to_owned(), _alive: server.stdin.take().expect("its input") }
+}
