@@ -3,13 +3,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 struct Server {
     url: String,
-    /// The server ends when this is closed, which the kernel does however this process ends.
-    _alive: ChildStdin,
+    /// The server ends when its standard input is closed, which the kernel does however this process ends.
+    _process: Child,
 }
 
 /// The address of the one server of this process. Without moto there is no test: it panics.
@@ -32,8 +32,6 @@ fn start() -> Server {
     let python = String::from_utf8(install.stdout).expect("a path");
     let mut server = Command::new(python.trim_end())
         .arg(folder.join("moto_server.py"))
-        // moto answers without a delay, and forgets nothing that a test may still ask for.
-        .env("MOTO_EC2_LOAD_DEFAULT_AMIS", "true")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -42,5 +40,5 @@ fn start() -> Server {
     let mut url = String::new();
     BufReader::new(server.stdout.take().expect("its output")).read_line(&mut url).expect("its address");
     assert!(url.starts_with("http://127.0.0.1:"), "moto did not start: {url:?}");
-    Server { url: url.trim_end().to_owned(), _alive: server.stdin.take().expect("its input") }
+    Server { url: url.trim_end().to_owned(), _process: server }
 }
