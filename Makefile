@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# slurm-ec2-fleet: build, demo, test, install. `make help` lists the targets.
+
+CARGO ?= cargo
+SLURM_INCLUDE ?= /usr/include
+DESTDIR ?=
+PREFIX ?= /usr/local
+SEEDS ?= 1000
+
+# Where cargo builds (it honours CARGO_TARGET_DIR by itself).
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+SHIM = $(TARGET)/shim/job_submit_ec2_fleet.so
+PROGRAMS = ec2fleet ec2fleet-resume ec2fleet-suspend ec2fleet-resume-fail
+
+# Debian packages for building (a C compiler, libclang for bindgen, Slurm's public headers), for running a real cluster on
+# this machine, and for the test suites (valgrind, a Python environment for botocore).
+PACKAGES = gcc libc6-dev libclang-dev libslurm-dev munge slurmctld slurmd slurm-client curl ca-certificates \
+	valgrind python3 python3-venv
+
+.DEFAULT_GOAL = build
+.PHONY: build shim demo test test-python lint bench sim deps install help
+
+build: shim ## build everything (development profile)
+	$(CARGO) build --locked --all-targets
+
+# One second, for the Slurm whose headers are in SLURM_INCLUDE/slurm; slurmctld loads only a shim of its exact release.
+shim: ## build the part that slurmctld's release decides: make shim SLURM_INCLUDE=/usr/include
+	+$(MAKE) --no-print-directory -C c_shim SLURM_INCLUDE='$(abspath $(SLURM_INCLUDE))' OUT='$(abspath $(dir $(SHIM)))'
+
+demo: deps build ## a real cluster on this machine, with EC2 emulated: one job from sbatch to terminated instances
+	$(TARGET)/debug/examples/demo
+
+# cargo comes last: its closing lines are the result.
+test: deps lint build test-python ## every check; what CI runs
+	$(CARGO) test --locked --no-fail-fast
+
+test-python: build
+	set -e; for suite in tests/*/run.sh; do if [ -x "$$suite" ]; then echo "== $$suite"; "$$suite"; fi; done
+
+lint: ## formatting and clippy
+	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --check; \
+		else echo "lint: cargo fmt is not installed (rustup component add rustfmt); formatting is not checked"; fi
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then $(CARGO) clippy --locked --all-targets -- -D warnings; \
+		else echo "lint: cargo clippy is not installed (rustup component add clippy); lints are not checked"; fi
+
+deps: ## install the missing system packages (as root), or print the line that does it
+	@deploy/deps.sh $(PACKAGES)
+
+install: shim ## install into DESTDIR/PREFIX, and the plugin into the installed Slurm's plugin folder (or PLUGIN_DIR)
+	$(CARGO) build --locked --release --lib --bins
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PLUGIN_DIR='$(PLUGIN_DIR)' \
+		deploy/install.sh '$(TARGET)/release' '$(SHIM)' $(PROGRAMS) ec2-emulator
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12

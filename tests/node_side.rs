@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The node-side script against a small metadata service: which node name does an instance find?
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+/// Answers as EC2's instance metadata does: a session token is required, and what is not there is 404.
+struct Metadata {
+    url: String,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    values: HashMap<String, String>,
+    /// Values that appear after this many requests for their path.
+    late: HashMap<String, (u32, String)>,
+    token: u32,
+}
+
+impl Metadata {
+    fn start(values: &[(&str, &str)]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(Mutex::new(State::default()));
+        let mut all: HashMap<String, String> =
+            values.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        all.insert("instance-id".into(), "i-0123456789abcdef0".into());
+        state.lock().unwrap().values = all;
+        let shared = Arc::clone(&state);
+        // The thread ends with the process: it only ever waits in accept.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let _ = answer(stream, &shared);
+            }
+        });
+        Self { url, state }
+    }
+
+    fn late(self, path: &str, after_requests: u32, value: &str) -> Self {
+        self.state.lock().unwrap().late.insert(path.into(), (after_requests, value.into()));
+        self
+    }
+}
+
+fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut token = String::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let line = line.trim();
+        if line.is_empty() {
+            break;
+        }
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("x-aws-ec2-metadata-token")
+        {
+            token = value.trim().to_owned();
+        }
+    }
+    let mut state = state.lock().unwrap();
+    let mut words = request.split_whitespace();
+    let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+    let (status, body) = if method == "PUT" && path == "/latest/api/token" {
+        state.token += 1;
+        (200, format!("token-{}", state.token))
+    } else if token != format!("token-{}", state.token) {
+        (401, "Unauthorized".to_owned())
+    } else if let Some(key) = path.strip_prefix("/latest/meta-data/") {
+        let key = key.to_owned();
+        if let Some((left, value)) = state.late.get_mut(&key) {
+            if *left == 0 {
+                let value = value.clone();
+                state.values.insert(key.clone(), value);
+            } else {
+                *left -= 1;
+            }
+        }
+        state.values.get(&key).map_or((404, "Not Found".to_owned()), |v| (200, v.clone()))
+    } else {
+        (404, "Not Found".to_owned())
+    };
+    write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/node/ec2fleet-node")
+}
+
+/// `ec2fleet-node ARGS` with programs of `bin` first in PATH.
+fn run(metadata: &Metadata, bin: Option<&Path>, args: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut path = std::env::var("PATH").unwrap();
+    if let Some(bin) = bin {
+        path = format!("{}:{path}", bin.display());
+    }
+    Command::new(script())
+        .args(args)
+        .env("PATH", path)
+        .env("EC2_METADATA_URL", &metadata.url)
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap()
+}
+
+fn name(metadata: &Metadata) -> String {
+    let output = run(metadata, None, &["name"], &[("EC2FLEET_NODE_WAIT_SEC", "60")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+fn program(folder: &Path, file: &str, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join(file);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn takes_its_place_in_the_list_of_its_reservation() {
+    let table = [
+        ("cloud-spot-[0-3]", "0", "cloud-spot-0"),
+        ("cloud-spot-[0-3]", "3", "cloud-spot-3"),
+        // The list's own order counts, not the numbers'.
+        ("cloud-spot-[9,3-4,0]", "0", "cloud-spot-9"),
+        ("cloud-spot-[9,3-4,0]", "2", "cloud-spot-4"),
+        ("cloud-spot-[9,3-4,0]", "3", "cloud-spot-0"),
+        ("cloud-spot-7", "0", "cloud-spot-7"),
+        ("a-x-1,b-y-[2-3],c-z-4", "2", "b-y-3"),
+        ("a-x-1,b-y-[2-3],c-z-4", "3", "c-z-4"),
+        ("n[008-011]", "2", "n010"),
+        ("n[098-101]s", "3", "n101s"),
+        ("cloud-spot-[0-499]", "499", "cloud-spot-499"),
+    ];
+    for (list, index, expected) in table {
+        let metadata =
+            Metadata::start(&[("tags/instance/ec2fleet:nodes", list), ("ami-launch-index", index)]);
+        assert_eq!(name(&metadata), expected, "{list} at {index}");
+    }
+}
+
+#[test]
+fn an_instance_alone_reads_its_own_tag() {
+    let metadata = Metadata::start(&[("tags/instance/ec2fleet:node", "cloud-spot-5")]);
+    assert_eq!(name(&metadata), "cloud-spot-5");
+}
+
+#[test]
+fn tags_written_after_boot_are_waited_for() {
+    let metadata = Metadata::start(&[("ami-launch-index", "1")]).late(
+        "tags/instance/ec2fleet:nodes",
+        2,
+        "cloud-spot-[4-5]",
+    );
+    assert_eq!(name(&metadata), "cloud-spot-5");
+}
+
+#[test]
+fn name_tag_is_read_only_where_the_site_names_nodes_so() {
+    let metadata = Metadata::start(&[("tags/instance/Name", "cloud-spot-2")]);
+    let naming = [("EC2FLEET_NODE_NAMING", "name-tag"), ("EC2FLEET_NODE_WAIT_SEC", "60")];
+    let output = run(&metadata, None, &["name"], &naming);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "cloud-spot-2\n");
+
+    let output = run(&metadata, None, &["name"], &[("EC2FLEET_NODE_WAIT_SEC", "0")]);
+    assert!(!output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+}
+
+#[test]
+fn without_tags_the_address_in_slurms_node_list_decides() {
+    let folder = tempfile::tempdir().unwrap();
+    program(
+        folder.path(),
+        "scontrol",
+        "#!/bin/sh\n\
+         [ \"$*\" = '-o show nodes' ] || exit 1\n\
+         echo 'NodeName=cloud-spot-0 NodeAddr=10.0.0.7 NodeHostName=a State=IDLE+CLOUD+POWERED_DOWN ThreadsPerCore=1'\n\
+         echo 'NodeName=cloud-spot-1 NodeAddr=10.0.0.70 NodeHostName=b State=MIXED+CLOUD ThreadsPerCore=1'\n\
+         echo 'NodeName=cloud-spot-2 NodeAddr=10.0.0.7 NodeHostName=c State=ALLOCATED+CLOUD+NOT_RESPONDING+POWERING_UP ThreadsPerCore=1'\n",
+    );
+    let metadata = Metadata::start(&[("local-ipv4", "10.0.0.7")]);
+    let output = run(&metadata, Some(folder.path()), &["name"], &[("EC2FLEET_NODE_WAIT_SEC", "60")]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "cloud-spot-2\n");
+}
+
+#[test]
+fn an_address_that_two_nodes_claim_names_none() {
+    let folder = tempfile::tempdir().unwrap();
+    program(
+        folder.path(),
+        "scontrol",
+        "#!/bin/sh\n\
+         echo 'NodeName=cloud-spot-1 NodeAddr=10.0.0.7 State=IDLE+CLOUD'\n\
+         echo 'NodeName=cloud-spot-2 NodeAddr=10.0.0.7 State=ALLOCATED+CLOUD+POWERING_UP'\n",
+    );
+    let metadata = Metadata::start(&[("local-ipv4", "10.0.0.7")]);
+    // Longer than the time for which only tags are asked.
+    let output = run(&metadata, Some(folder.path()), &["name"], &[("EC2FLEET_NODE_WAIT_SEC", "5")]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no node name after") && said.contains("InstanceMetadataTags"), "{said}");
+}
+
+#[test]
+fn becomes_slurmd_in_the_foreground_under_the_name() {
+    let folder = tempfile::tempdir().unwrap();
+    program(folder.path(), "slurmd", "#!/bin/sh\nfor a; do echo \"<$a>\"; done\n");
+    let metadata =
+        Metadata::start(&[("tags/instance/ec2fleet:nodes", "cloud-spot-[0-3]"), ("ami-launch-index", "2")]);
+    let options = [("SLURMD_OPTIONS", "-b --conf-server ctl:6817"), ("EC2FLEET_NODE_WAIT_SEC", "60")];
+    let output = run(&metadata, Some(folder.path()), &["slurmd", "-v"], &options);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "<-N>\n<cloud-spot-2>\n<-D>\n<-v>\n<-b>\n<--conf-server>\n<ctl:6817>\n"
+    );
+
+    let mut options = options.to_vec();
+    options.push(("NOTIFY_SOCKET", "/run/none"));
+    let output = run(&metadata, Some(folder.path()), &["slurmd"], &options);
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("<-N>\n<cloud-spot-2>\n<--systemd>\n"));
+}
+
+#[test]
+fn wrong_use_is_explained() {
+    let metadata = Metadata::start(&[]);
+    let output = run(&metadata, None, &[], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("usage: ec2fleet-node name"));
+}
