@@ -175,11 +175,13 @@ int init(void)
 	}
 	status = library_start(&run->host);
 	if (status != EC2FLEET_OK) {
-		/* Threads of an earlier run may still be about to end: the table must stay. */
-		atomic_store(&run->closed, true);
-		atomic_store(&run->silent, true);
 		report("the plugin stays passive: it could not be started (status %d, see plugin_abi.h). Restart slurmctld; "
 		       "if the error stays, report it with this log.", status);
+		/* After a defect it is not known whether a thread has the table. */
+		atomic_store(&run->closed, true);
+		atomic_store(&run->silent, true);
+		if (status != EC2FLEET_PANIC)
+			free_run(run);
 		return SLURM_SUCCESS;
 	}
 #if SLURM_VERSION_NUMBER < SLURM_VERSION_NUM(26, 5, 0)
