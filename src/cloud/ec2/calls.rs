@@ -12,9 +12,7 @@ use crate::cloud::errors::{self, TransportFailure};
 use crate::core::ec2_api::{
     CloudError, CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, Fleet, FleetReply, Instance,
 };
-
-/// The key of the tag that makes an instance or fleet ours.
-const CLUSTER_TAG: &str = "ec2fleet:cluster";
+use crate::core::tag;
 
 /// `MaxResults` of the Describe calls that we page.
 const PAGE: i32 = 1_000;
@@ -36,7 +34,7 @@ pub(super) async fn run(client: Client, options: &Ec2Options, request: CloudRequ
         }
         CloudRequest::DescribeCluster { cluster } => {
             let filters = vec![
-                request::filter(format!("tag:{CLUSTER_TAG}"), [cluster]),
+                request::filter(format!("tag:{}", tag::CLUSTER), [cluster]),
                 request::filter("instance-state-name", ["pending", "running", "stopping", "stopped"]),
             ];
             describe_instances(&client, filters).await.map(CloudReply::Instances)
@@ -284,7 +282,7 @@ async fn describe_fleets(client: &Client, cluster: &str) -> Result<Vec<Fleet>, C
             .map_err(failure::convert)?;
         for data in output.fleets.unwrap_or_default() {
             let fleet = reply::fleet(data)?;
-            let ours = fleet.tags.get(CLUSTER_TAG).is_some_and(|value| value == cluster);
+            let ours = fleet.tags.get(tag::CLUSTER).is_some_and(|value| value == cluster);
             if ours && STATES.contains(&fleet.state.as_str()) {
                 fleets.push(fleet);
             }
