@@ -62,6 +62,9 @@ pub enum FactKind {
     Paused,
     Recovered,
     JournalDamaged,
+    /// The journal cannot be written: nothing is launched or terminated until it can.
+    JournalRefused,
+    JournalWritable,
     ConfigLoaded,
     ConfigRefused,
     Started,
@@ -101,7 +104,7 @@ impl FactKind {
             | Self::GroupProtected
             | Self::QueueOverflow
             | Self::TagsFailed => Severity::Warning,
-            Self::JournalDamaged | Self::ConfigRefused | Self::Passive => Severity::Error,
+            Self::JournalDamaged | Self::JournalRefused | Self::ConfigRefused | Self::Passive => Severity::Error,
             Self::Throttled | Self::PoolCooling | Self::CreateFleetRepeated | Self::TagsWritten => {
                 Severity::Debug
             }

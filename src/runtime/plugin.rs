@@ -2,8 +2,15 @@
 //! The plugin's life inside slurmctld: start, watch, act, stop.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
+use super::host::{self, HostLink};
+use super::supervise;
 use crate::slurm::controller::{Controller, HostLogLevel};
 
 /// What the shim knows about the slurmctld that loaded it.
@@ -29,14 +36,18 @@ pub struct PluginOptions {
     pub slurmd_timeout: u32,
 }
 
-/// A running plugin; dropping it without [`Plugin::stop`] also stops it.
+/// Worker threads of the runtime: one for the engine, one for everything that waits.
+const WORKERS: usize = 2;
+
+/// A running plugin; dropping it without [`Plugin::stop`] asks it to stop and waits for nothing.
 pub struct Plugin {
-    thread: Option<std::thread::JoinHandle<()>>,
-    stop: std::sync::mpsc::Sender<()>,
+    host: HostLink,
+    stop: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Plugin {
-    /// Start the host thread, which makes the controller and alone uses it. Never blocks.
+    /// Start the host thread, which makes the controller and alone uses it, and the runtime. Never blocks.
     ///
     /// # Errors
     /// When the operating system refuses a thread.
@@ -44,35 +55,72 @@ impl Plugin {
     where
         F: FnOnce() -> Box<dyn Controller> + Send + 'static,
     {
-        let (stop, stopped) = std::sync::mpsc::channel();
-        let thread = std::thread::Builder::new().name("ec2fleet-host".into()).spawn(move || {
+        let (host, commands) = HostLink::new();
+        let (stop, stopped) = watch::channel(false);
+        let shared = Arc::clone(&host.shared);
+        let mut plugin = Self { host: host.clone(), stop, threads: Vec::new() };
+        plugin.threads.push(thread("ec2fleet-host", move || {
             let mut controller = make_controller();
-            controller.log(HostLogLevel::Info, &format!("started with {options:?}"));
-            while stopped.recv_timeout(Duration::from_millis(20))
-                == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
-            {
-                if let Ok(reading) = controller.read_power(false)
-                    && !reading.is_empty()
-                {
-                    controller.log(HostLogLevel::Info, &format!("power reading {reading:?}"));
-                }
+            let watched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                host::run(controller.as_mut(), &commands, &shared);
+            }));
+            if watched.is_err() {
+                controller.log(HostLogLevel::Error, "passive: the thread that watches slurmctld failed; the programs take over");
             }
-        })?;
-        Ok(Self { thread: Some(thread), stop })
+            // Without this thread nothing is seen and nothing can be told: the runtime must not act on.
+            shared.primary.store(false, Ordering::SeqCst);
+        })?);
+        plugin.threads.push(thread("ec2fleet", move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(WORKERS)
+                .max_blocking_threads(4)
+                .thread_name("ec2fleet-io")
+                .enable_all()
+                .build();
+            match runtime {
+                Ok(runtime) => {
+                    runtime.block_on(supervise::run(options, host.clone(), stopped));
+                    runtime.shutdown_timeout(Duration::from_secs(2));
+                }
+                Err(error) => host.log(HostLogLevel::Error, format!("passive: no runtime: {error}")),
+            }
+            supervise::end_log();
+        })?);
+        Ok(plugin)
     }
 
     /// End every thread; true if all had ended within `timeout`.
     #[must_use]
     pub fn stop(mut self, timeout: Duration) -> bool {
-        let _ = self.stop.send(());
-        let Some(thread) = self.thread.take() else { return true };
-        let until = std::time::Instant::now() + timeout;
-        while !thread.is_finished() {
-            if std::time::Instant::now() >= until {
-                return false;
+        let until = Instant::now() + timeout;
+        let _ = self.stop.send(true);
+        let mut threads = std::mem::take(&mut self.threads);
+        // The runtime first: what it is still telling slurmctld goes through the host thread.
+        threads.reverse();
+        for thread in threads {
+            while !thread.is_finished() {
+                if Instant::now() >= until {
+                    self.host.shared.stop.store(true, Ordering::SeqCst);
+                    return false;
+                }
+                std::thread::sleep(Duration::from_millis(2));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            let _ = thread.join();
+            self.host.shared.stop.store(true, Ordering::SeqCst);
         }
-        thread.join().is_ok()
+        true
     }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+        if !self.threads.is_empty() {
+            self.host.shared.stop.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(body)
 }

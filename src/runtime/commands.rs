@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What comes over the socket, turned into events and reports.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::active::{Active, EVENTS, SlurmPort};
+use super::protocol::{EventFilter, Operation, RefusalKind, Reply, Response, Subject};
+use super::socket::Command;
+use crate::core::event::{Event, ResumeJob};
+use crate::core::fact::{Fact, FactKind};
+use crate::core::hostlist;
+use crate::core::report::{
+    EventsReport, ExplainReport, JournalReport, Mode, NodesReport, Paused, PlanReport, PlannedAction, QueueReport,
+    SCHEMA_VERSION, SlurmReport, StatusReport,
+};
+use crate::core::site::Site;
+use crate::journal::storage::Storage;
+use crate::observe::log;
+
+/// Nodes in one request; a hostlist with more is a mistake.
+const MAX_NODES: usize = 100_000;
+
+/// Events in one answer.
+const MAX_EVENTS: usize = 5_000;
+
+/// Environment variable that lets `panic` through, for tests of what follows a panic.
+const PANIC_VARIABLE: &str = "EC2FLEET_ALLOW_PANIC";
+
+/// What status shows besides the engine.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub since_unix_ms: u64,
+    pub slurm_release: String,
+    pub journal_path: String,
+    pub warnings: Vec<String>,
+    pub paused: Option<Paused>,
+}
+
+/// Reads the configuration again; the error is for people.
+pub type Reload<'a> = &'a (dyn Fn() -> Result<Arc<Site>, String> + Send + Sync);
+
+/// Answer one command. False if the fence is lost.
+pub fn obey<S: Storage>(active: &mut Active<S>, identity: &mut Identity, reload: Reload<'_>, command: Command) -> bool {
+    let uid = command.peer.uid;
+    let dry_run = command.request.dry_run;
+    let (response, held) = Answerer { active, identity, reload, uid, dry_run }.answer(command.request.op);
+    // A client that has gone needs no answer.
+    let _ = command.reply.send(response);
+    held
+}
+
+struct Answerer<'a, S> {
+    active: &'a mut Active<S>,
+    identity: &'a mut Identity,
+    reload: Reload<'a>,
+    uid: u32,
+    dry_run: bool,
+}
+
+impl<S: Storage> Answerer<'_, S> {
+    fn answer(&mut self, op: Operation) -> (Response, bool) {
+        let mut held = true;
+        let response = match op {
+            Operation::Ping => Response::ok(Reply::Pong { version: env!("CARGO_PKG_VERSION").into() }),
+            Operation::Status => Response::ok(Reply::Status(Box::new(self.status()))),
+            Operation::Nodes { nodes } => self.nodes(nodes.as_deref()),
+            Operation::Events { filter } => self.events(&filter),
+            Operation::Explain { subject } => self.explain(&subject),
+            Operation::Resume { nodes, jobs } => {
+                let jobs = jobs.map(|file| file.jobs).unwrap_or_default();
+                let jobs = jobs
+                    .into_iter()
+                    .filter_map(|job| {
+                        let nodes = hostlist::expand_bounded(&job.nodes_resume, MAX_NODES).ok()?;
+                        Some(ResumeJob { job_id: job.job_id.into(), nodes })
+                    })
+                    .collect();
+                self.request(&nodes, &mut held, |nodes| Event::ResumeRequested { nodes, jobs })
+            }
+            Operation::Suspend { nodes } => self.request(&nodes, &mut held, |nodes| Event::SuspendRequested { nodes }),
+            Operation::ResumeFail { nodes } => self.request(&nodes, &mut held, |nodes| Event::ResumeFailed { nodes }),
+            Operation::Lock { nodes, .. } => {
+                self.act("lock", &nodes, &mut held, |nodes| Event::LockRequested { nodes, locked: true })
+            }
+            Operation::Unlock { nodes } => {
+                self.act("unlock", &nodes, &mut held, |nodes| Event::LockRequested { nodes, locked: false })
+            }
+            Operation::Reset { nodes } => self.act("resume", &nodes, &mut held, |nodes| Event::ResetRequested { nodes }),
+            Operation::Replace { nodes } => {
+                self.act("replace", &nodes, &mut held, |nodes| Event::ReplaceRequested { nodes })
+            }
+            Operation::Gc => self.gc(&mut held),
+            Operation::PauseOperations { reason } => {
+                self.identity.paused =
+                    Some(Paused { since_unix_ms: self.active.clock.now().unix_ms, uid: self.uid, reason });
+                held = self.active.give(Event::PauseRequested { paused: true }, Some(self.uid));
+                done("launches and terminations are stopped")
+            }
+            Operation::ResumeOperations => {
+                self.identity.paused = None;
+                held = self.active.give(Event::PauseRequested { paused: false }, Some(self.uid));
+                done("operations are resumed")
+            }
+            Operation::Reload => self.reload(&mut held),
+            Operation::LogLevel { level } => match log::level_named(&level) {
+                Some(severity) => {
+                    log::set_level(severity);
+                    done(&format!("the log level is {}", severity.as_str()))
+                }
+                None => Response::refused(
+                    RefusalKind::BadRequest,
+                    format!("{level} is no log level"),
+                    "use DEBUG, INFO, WARNING, ERROR or CRITICAL",
+                ),
+            },
+            Operation::Panic => {
+                assert!(std::env::var_os(PANIC_VARIABLE).is_none(), "asked to panic by uid {}", self.uid);
+                Response::refused(RefusalKind::NotPermitted, "panics are not allowed here", "for tests only")
+            }
+        };
+        (response, held)
+    }
+
+    fn expand(&self, nodes: &str) -> Result<Vec<String>, Box<Response>> {
+        hostlist::expand_bounded(nodes, MAX_NODES).map_err(|error| {
+            Box::new(Response::refused(RefusalKind::BadRequest, error.to_string(), "give a hostlist such as part-group-[0-3]"))
+        })
+    }
+
+    /// From ResumeProgram and its like: accepted as it is, since slurmctld's bitmaps decide.
+    fn request(&mut self, nodes: &str, held: &mut bool, event: impl FnOnce(Vec<String>) -> Event) -> Response {
+        let names = match self.expand(nodes) {
+            Ok(names) => names,
+            Err(refusal) => return *refusal,
+        };
+        let count = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        if !self.dry_run {
+            *held = self.active.give(event(names), Some(self.uid));
+        }
+        Response::ok(Reply::Accepted { nodes: nodes.to_owned(), count })
+    }
+
+    /// From an administrator: only nodes that are ours, and with a plan of what is done.
+    fn act(&mut self, action: &str, nodes: &str, held: &mut bool, event: impl FnOnce(Vec<String>) -> Event) -> Response {
+        let names = match self.expand(nodes) {
+            Ok(names) => names,
+            Err(refusal) => return *refusal,
+        };
+        let site = Arc::clone(self.active.driver.engine.site());
+        let (ours, foreign): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| site.locate(name).is_some());
+        let plan = |nodes: &[String], why: &str| {
+            (!nodes.is_empty()).then(|| PlannedAction { action: action.into(), subject: hostlist::fold(nodes), why: why.into() })
+        };
+        let report = PlanReport {
+            schema: SCHEMA_VERSION,
+            dry_run: self.dry_run,
+            actions: plan(&ours, "asked for").into_iter().collect(),
+            refused: plan(&foreign, "not a node of partitions.json").into_iter().collect(),
+        };
+        if !self.dry_run && !ours.is_empty() {
+            *held = self.active.give(event(ours), Some(self.uid));
+        }
+        Response::ok(Reply::Plan(report))
+    }
+
+    fn gc(&mut self, held: &mut bool) -> Response {
+        let orphans = self.active.driver.engine.orphans();
+        let actions = orphans
+            .into_iter()
+            .map(|id| PlannedAction {
+                action: "terminate".into(),
+                subject: id,
+                why: "it has this cluster's tag and no node; ended when the grace time is over".into(),
+            })
+            .collect();
+        if !self.dry_run {
+            *held = self.active.give(Event::Rescan, Some(self.uid));
+        }
+        Response::ok(Reply::Plan(PlanReport { schema: SCHEMA_VERSION, dry_run: self.dry_run, actions, refused: Vec::new() }))
+    }
+
+    fn reload(&mut self, held: &mut bool) -> Response {
+        match (self.reload)() {
+            Ok(site) if self.dry_run => done(&format!("{} node groups would be in force", site.groups().len())),
+            Ok(site) => {
+                let groups = site.groups().len();
+                *held = self.active.give(Event::SiteChanged(site), Some(self.uid));
+                done(&format!("{groups} node groups are in force"))
+            }
+            Err(message) => {
+                let fact = Fact::new(self.active.clock.now().unix_ms, FactKind::ConfigRefused, message.clone());
+                self.active.note(vec![fact], Some(self.uid));
+                Response::refused(RefusalKind::Failed, message, "the running configuration stays in force; `ec2fleet validate` lists every error")
+            }
+        }
+    }
+
+    fn nodes(&self, wanted: Option<&str>) -> Response {
+        let engine = &self.active.driver.engine;
+        let nodes = match wanted {
+            None => engine.node_reports(),
+            Some(list) => match self.expand(list) {
+                Ok(names) => names.iter().filter_map(|name| engine.node_report(name)).collect(),
+                Err(refusal) => return *refusal,
+            },
+        };
+        Response::ok(Reply::Nodes(NodesReport { schema: SCHEMA_VERSION, nodes }))
+    }
+
+    fn events(&self, filter: &EventFilter) -> Response {
+        let nodes = match filter.nodes.as_deref().map(|list| self.expand(list)).transpose() {
+            Ok(nodes) => nodes,
+            Err(refusal) => return *refusal,
+        };
+        let history = &self.active.history;
+        let limit = filter.limit.map_or(MAX_EVENTS, |limit| (limit as usize).min(MAX_EVENTS));
+        let events = history.query(filter.after, filter.since_unix_ms, nodes.as_deref(), limit);
+        let lost = filter.after.map_or(0, |after| history.oldest_seq().saturating_sub(after + 1));
+        Response::ok(Reply::Events(EventsReport {
+            schema: SCHEMA_VERSION,
+            events,
+            next: history.next_seq().saturating_sub(1),
+            lost,
+        }))
+    }
+
+    fn explain(&self, subject: &Subject) -> Response {
+        let Subject::Node(name) = subject else {
+            return Response::refused(
+                RefusalKind::NotFound,
+                "the plugin knows nodes, not jobs",
+                "`ec2fleet explain` asks Slurm for the job's nodes",
+            );
+        };
+        let engine = &self.active.driver.engine;
+        let Some(node) = engine.node_report(name) else {
+            return Response::refused(
+                RefusalKind::NotFound,
+                format!("{name} is not a node of partitions.json"),
+                "`ec2fleet nodes` lists them",
+            );
+        };
+        let events = self.active.history.query(None, None, Some(std::slice::from_ref(name)), 200);
+        let (summary, next) = super::explain::of(&node, &events);
+        Response::ok(Reply::Explain(Box::new(ExplainReport {
+            schema: SCHEMA_VERSION,
+            subject: format!("node {name}"),
+            summary,
+            next,
+            nodes: vec![node],
+            events,
+        })))
+    }
+
+    fn status(&self) -> StatusReport {
+        let active = &*self.active;
+        let engine = &active.driver.engine;
+        let mut slurm: SlurmReport = engine.slurm_report();
+        let mut overflows = 0;
+        if let SlurmPort::InProcess(host) = &active.slurm {
+            slurm.scans = host.shared.scans.load(Ordering::Relaxed);
+            slurm.lock_held_max_us = host.shared.lock_held_max_ns.load(Ordering::Relaxed) / 1_000;
+            overflows = host.shared.overflows.load(Ordering::Relaxed);
+        }
+        let queued = EVENTS - active.events.capacity().min(EVENTS);
+        StatusReport {
+            schema: SCHEMA_VERSION,
+            version: env!("CARGO_PKG_VERSION").into(),
+            cluster: engine.site().cluster.clone(),
+            mode: Mode::Active,
+            since_unix_ms: self.identity.since_unix_ms,
+            now_unix_ms: active.clock.now().unix_ms,
+            slurm_release: self.identity.slurm_release.clone(),
+            pid: std::process::id(),
+            paused: engine.persisted().paused.then(|| {
+                self.identity.paused.clone().unwrap_or(Paused { since_unix_ms: 0, uid: 0, reason: "before the last restart".into() })
+            }),
+            groups: engine.group_reports(),
+            cloud: engine.cloud_reports(),
+            slurm,
+            queue: QueueReport {
+                depth: u32::try_from(queued).unwrap_or(u32::MAX),
+                capacity: u32::try_from(EVENTS).unwrap_or(u32::MAX),
+                overflows,
+                effects: u32::try_from(engine.calls_in_flight()).unwrap_or(u32::MAX),
+                events: active.handled,
+            },
+            journal: JournalReport {
+                path: self.identity.journal_path.clone(),
+                bytes: std::fs::metadata(&self.identity.journal_path).map_or(0, |meta| meta.len()),
+                open_intents: u32::try_from(engine.open_intents()).unwrap_or(u32::MAX),
+                synced_unix_ms: None,
+                error: active.journal_error.clone(),
+            },
+            warnings: self.identity.warnings.clone(),
+        }
+    }
+}
+
+fn done(message: &str) -> Response {
+    Response::ok(Reply::Done { message: message.to_owned() })
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The one thread that calls slurmctld: it watches the power bitmaps and does what the engine asks of Slurm.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::clock::unix_ms;
+use crate::core::event::{CallId, Event};
+use crate::core::slurm_api::{SlurmError, SlurmReply, SlurmRequest, SlurmResult};
+use crate::slurm::controller::{Controller, HostLogLevel};
+
+/// How often `last_node_update` is looked at. Reading it takes no lock.
+const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Commands that may wait for the thread.
+const COMMANDS: usize = 1_024;
+
+/// What the thread is asked to do.
+#[derive(Debug)]
+pub enum HostCommand {
+    Slurm { call: CallId, request: SlurmRequest },
+    ReadPower,
+    Log { level: HostLogLevel, message: String },
+}
+
+/// What the thread and the runtime both see.
+#[derive(Debug, Default)]
+pub struct Shared {
+    pub stop: AtomicBool,
+    pub primary: AtomicBool,
+    /// Readings under the node read lock, and the longest time that it was held.
+    pub scans: AtomicU64,
+    pub lock_held_max_ns: AtomicU64,
+    pub lock_held_total_ns: AtomicU64,
+    pub overflows: AtomicU64,
+    /// Where events go while the plugin is active.
+    events: Mutex<Option<mpsc::Sender<Event>>>,
+    full_wanted: AtomicBool,
+}
+
+impl Shared {
+    /// Begin to watch, with a full reading first; `None` ends it.
+    pub fn watch(&self, events: Option<mpsc::Sender<Event>>) {
+        self.full_wanted.store(true, Ordering::SeqCst);
+        *self.events.lock().unwrap_or_else(PoisonError::into_inner) = events;
+    }
+
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+/// The other threads' way to the host thread.
+#[derive(Clone, Debug)]
+pub struct HostLink {
+    commands: SyncSender<HostCommand>,
+    pub shared: Arc<Shared>,
+}
+
+impl HostLink {
+    #[must_use]
+    pub fn new() -> (Self, Receiver<HostCommand>) {
+        let (commands, receiver) = std::sync::mpsc::sync_channel(COMMANDS);
+        (Self { commands, shared: Arc::default() }, receiver)
+    }
+
+    /// False when the thread is behind or gone; nothing is waited for.
+    pub fn send(&self, command: HostCommand) -> bool {
+        match self.commands.try_send(command) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    pub fn log(&self, level: HostLogLevel, message: impl Into<String>) {
+        self.send(HostCommand::Log { level, message: message.into() });
+    }
+}
+
+/// Run until told to stop. The controller is used here and nowhere else.
+pub fn run(controller: &mut dyn Controller, commands: &Receiver<HostCommand>, shared: &Shared) {
+    let mut watch = Watch::default();
+    loop {
+        match commands.recv_timeout(WATCH_INTERVAL) {
+            Ok(command) => watch.obey(controller, command),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        while let Ok(command) = commands.try_recv() {
+            watch.obey(controller, command);
+        }
+        if shared.stopping() {
+            return;
+        }
+        shared.primary.store(controller.is_primary(), Ordering::SeqCst);
+        let events = shared.events.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match events {
+            Some(events) => {
+                watch.pay(&events);
+                watch.scan(controller, shared, &events);
+            }
+            None => watch.owed.clear(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Watch {
+    /// Second of the last reading: later changes within it have the same `last_node_update`.
+    last_scan_s: i64,
+    overflowed: bool,
+    read_now: bool,
+    /// Answers that found the queue full. They are bounded by the calls that the engine has open.
+    owed: VecDeque<Event>,
+}
+
+impl Watch {
+    fn obey(&mut self, controller: &mut dyn Controller, command: HostCommand) {
+        match command {
+            HostCommand::Slurm { call, request } => {
+                let result = answer(controller, &request);
+                self.owed.push_back(Event::SlurmAnswered { call, result });
+            }
+            HostCommand::ReadPower => self.read_now = true,
+            HostCommand::Log { level, message } => controller.log(level, &message),
+        }
+    }
+
+    /// Hand answers over in order; what does not fit waits.
+    fn pay(&mut self, events: &mpsc::Sender<Event>) {
+        while let Some(event) = self.owed.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(event)) = events.try_send(event) {
+                self.owed.push_front(event);
+                return;
+            }
+        }
+    }
+
+    fn scan(&mut self, controller: &mut dyn Controller, shared: &Shared, events: &mpsc::Sender<Event>) {
+        let full = shared.full_wanted.load(Ordering::SeqCst) || self.read_now || self.overflowed;
+        if !full && controller.last_node_update() < self.last_scan_s {
+            return;
+        }
+        if !self.owed.is_empty() {
+            // A reading must not overtake an answer: it would be older news delivered later.
+            return;
+        }
+        let second = i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX);
+        // The bitmaps are not there while slurmctld reads its configuration: the next look will find them.
+        let Ok(reading) = controller.read_power(full) else { return };
+        self.last_scan_s = second;
+        self.read_now = false;
+        shared.full_wanted.store(false, Ordering::SeqCst);
+        shared.scans.fetch_add(1, Ordering::Relaxed);
+        shared.lock_held_max_ns.fetch_max(reading.lock_held_ns, Ordering::Relaxed);
+        shared.lock_held_total_ns.fetch_add(reading.lock_held_ns, Ordering::Relaxed);
+        if self.overflowed {
+            if events.try_send(Event::Rescan).is_err() {
+                return;
+            }
+            self.overflowed = false;
+        }
+        if !reading.is_empty() && events.try_send(Event::Power(reading)).is_err() {
+            shared.overflows.fetch_add(1, Ordering::Relaxed);
+            self.overflowed = true;
+        }
+    }
+}
+
+fn answer(controller: &mut dyn Controller, request: &SlurmRequest) -> SlurmResult {
+    match request {
+        SlurmRequest::LoadNodes => controller.load_nodes().map(SlurmReply::Nodes),
+        SlurmRequest::UpdateNodes(update) => controller.update_nodes(update).map(|()| SlurmReply::Done),
+        SlurmRequest::KeepResponding { nodes } => controller.keep_responding(nodes).map(|()| SlurmReply::Done),
+        SlurmRequest::ExtendJobs { node, minutes } => controller.extend_jobs(node, *minutes).map(|()| SlurmReply::Done),
+        SlurmRequest::RequeueJobs { node } => controller.requeue_jobs(node).map(|()| SlurmReply::Done),
+    }
+}
+
+/// The answer when the host thread cannot take a command.
+#[must_use]
+pub fn busy(request: &SlurmRequest) -> SlurmError {
+    let what = format!("{request:?}").chars().take(40).collect();
+    SlurmError::Unreachable { what, message: "the thread that calls slurmctld is behind".into() }
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! From files to something that can act: configuration, state directory, fence, journal, EC2 client.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::active::{Active, EVENTS, SlurmPort};
+use super::clock::Clock;
+use super::driver::Driver;
+use super::places;
+use crate::cloud::ec2::{Ec2, Ec2Options};
+use crate::config::{self, ConfigErrors, Loaded, LogFormat, SlurmFacts};
+use crate::core::engine::{EngineOptions, PowerSource};
+use crate::core::event::Event;
+use crate::core::fact::{Fact, FactKind};
+use crate::core::report::Severity;
+use crate::journal::fence::{Attempt, Fence};
+use crate::journal::storage::FileStorage;
+use crate::journal::{Journal, JournalError, Opened};
+use crate::observe::history::History;
+use crate::observe::log;
+
+/// Why nothing can be done now. The text says what the administrator can do.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("{0}")]
+    Config(#[from] ConfigErrors),
+    #[error("the state directory {dir} cannot be used: {error}. It must be writable by SlurmUser; StateDir in config.json names another one")]
+    StateDir { dir: PathBuf, error: std::io::Error },
+    #[error("another process acts for this cluster ({0})")]
+    Fenced(String),
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    #[error("the system gave no random bytes: {0}")]
+    Random(String),
+}
+
+/// A checked configuration with the files that it came from.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    pub config_dir: PathBuf,
+    pub slurm: SlurmFacts,
+    pub loaded: Loaded,
+    pub state_dir: PathBuf,
+}
+
+/// Read slurm.conf, config.json and partitions.json.
+///
+/// # Errors
+/// Every configuration error at once.
+pub fn configure(config_dir: Option<&Path>, slurm_conf: Option<&Path>) -> Result<Configured, SetupError> {
+    let config_dir = places::config_dir(config_dir, slurm_conf);
+    // An unreadable slurm.conf leaves Slurm's defaults; what cannot do without it is reported by the check.
+    let slurm = slurm_conf.and_then(|path| SlurmFacts::read(path).ok()).unwrap_or_default();
+    let loaded = config::load(&config_dir, &slurm)?;
+    let state_dir = places::state_dir(&loaded, &slurm);
+    Ok(Configured { config_dir, slurm, loaded, state_dir })
+}
+
+/// Point the log at what config.json says.
+pub fn start_log(configured: &Configured, stderr: bool, host: Option<log::Host>) {
+    let program = &configured.loaded.program;
+    let format = match program.log_format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    log::set_level(log::level_named(&program.log_level.to_string()).unwrap_or(Severity::Info));
+    if let Err(error) = log::start(Some(&program.log_file), format, stderr, host) {
+        tracing::warn!(target: log::TARGET, "the log file {} cannot be written: {error}", program.log_file.display());
+    }
+}
+
+/// Take the fence without waiting.
+///
+/// # Errors
+/// When another process holds it, or the state directory cannot be used.
+pub fn take_fence(state_dir: &Path, who: &str) -> Result<Fence, SetupError> {
+    let unusable = |error| SetupError::StateDir { dir: state_dir.to_owned(), error };
+    places::make_state_dir(state_dir).map_err(unusable)?;
+    match Fence::try_take(state_dir, who).map_err(unusable)? {
+        Attempt::Held(fence) => Ok(fence),
+        Attempt::Taken(holder) => Err(SetupError::Fenced(holder)),
+    }
+}
+
+/// Everything that acts, under a fence that is held.
+///
+/// # Errors
+/// When the journal cannot be used.
+pub fn activate(
+    configured: &Configured,
+    fence: Fence,
+    source: PowerSource,
+    slurm: SlurmPort,
+) -> Result<Active<FileStorage>, SetupError> {
+    let clock = Clock::default();
+    let site = Arc::new(configured.loaded.site.clone());
+    let Opened { journal, state, damage } = Journal::open(FileStorage::new(&configured.state_dir), &site.cluster)?;
+    let options = EngineOptions { source, nonce: nonce()?, seed: fastrand::u64(..) };
+    let driver = Driver::new(journal, state, Arc::clone(&site), options, clock.now());
+    let cloud = Ec2::new(Ec2Options { endpoint_url: configured.loaded.program.endpoint_url.clone(), ..Ec2Options::default() });
+    let (events, inbox) = mpsc::channel(EVENTS);
+    let mut active = Active {
+        driver,
+        fence,
+        history: History::open(&configured.state_dir),
+        clock,
+        cloud: Arc::new(cloud),
+        slurm,
+        events,
+        inbox,
+        handled: 0,
+        journal_error: None,
+    };
+    let mut facts: Vec<Fact> = Vec::new();
+    let now = clock.now().unix_ms;
+    if let Some(damage) = damage {
+        facts.push(Fact::new(now, FactKind::JournalDamaged, damage));
+    }
+    for warning in &configured.loaded.warnings {
+        tracing::warn!(target: log::TARGET, "{warning}");
+    }
+    let text = format!(
+        "acting for cluster {} with {} node groups, epoch {}",
+        site.cluster,
+        site.groups().len(),
+        active.fence.epoch
+    );
+    facts.push(Fact::new(now, FactKind::Started, text));
+    active.note(facts, None);
+    active.give(Event::Tick, None);
+    Ok(active)
+}
+
+/// Client tokens must not repeat, even if the state directory is restored from a backup.
+fn nonce() -> Result<String, SetupError> {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes).map_err(|error| SetupError::Random(error.to_string()))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! When the plugin acts and when it only watches: role, configuration, fence, panic.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::active::{Active, End, HEARTBEAT, SlurmPort};
+use super::clock::unix_ms;
+use super::commands::{self, Identity};
+use super::host::HostLink;
+use super::places;
+use super::plugin::PluginOptions;
+use super::protocol::{Operation, RefusalKind, Reply, Response};
+use super::setup::{self, Configured, SetupError};
+use super::socket::{Command, Socket, SocketOptions};
+use crate::core::engine::PowerSource;
+use crate::core::report::{Mode, SCHEMA_VERSION, Severity, StatusReport};
+use crate::core::site::Site;
+use crate::journal::storage::FileStorage;
+use crate::observe::log;
+use crate::slurm::controller::HostLogLevel;
+
+/// Commands that may wait.
+const COMMANDS: usize = 256;
+
+/// How often a plugin that cannot act looks whether it can now.
+const RETRY: Duration = Duration::from_secs(1);
+
+type Commands = Arc<Mutex<mpsc::Receiver<Command>>>;
+
+/// Run until slurmctld stops the plugin.
+pub async fn run(options: PluginOptions, host: HostLink, mut stop: watch::Receiver<bool>) {
+    let (sender, receiver) = mpsc::channel(COMMANDS);
+    let receiver: Commands = Arc::new(Mutex::new(receiver));
+    let mut last_complaint = String::new();
+    let mut listening: Option<Listening> = None;
+    loop {
+        if *stop.borrow() {
+            break;
+        }
+        if !host.shared.primary.load(Ordering::SeqCst) {
+            listening = None;
+            pause(&mut stop, RETRY / 4).await;
+            continue;
+        }
+        let begun = begin(&options, &host);
+        let (configured, active) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                // Every second again, but said once: the log must stay readable.
+                let complaint = error.to_string();
+                if complaint != last_complaint {
+                    let level = if matches!(error, SetupError::Fenced(_)) { HostLogLevel::Info } else { HostLogLevel::Error };
+                    host.log(level, format!("passive: {complaint}"));
+                    last_complaint = complaint;
+                }
+                pause(&mut stop, RETRY).await;
+                continue;
+            }
+        };
+        last_complaint.clear();
+        if listening.is_none() {
+            listening = listen(&configured, &sender, &stop, &host);
+        }
+        let task = tokio::spawn(act(active, identity(&options, &configured), configured.clone(), options.clone(), host.clone(), Arc::clone(&receiver), stop.clone()));
+        match task.await {
+            Ok(End::Stopped) => break,
+            Ok(end @ (End::NotPrimary | End::FenceLost)) => {
+                host.shared.watch(None);
+                host.log(HostLogLevel::Info, format!("no longer acting: {end:?}"));
+            }
+            Err(failure) => {
+                host.shared.watch(None);
+                let reason = format!("a defect stopped the plugin: {failure}. The programs take over; restart slurmctld to load it anew");
+                host.log(HostLogLevel::Error, format!("passive: {reason}"));
+                stay_passive(&reason, &configured.loaded.site.cluster, &receiver, &mut stop).await;
+                break;
+            }
+        }
+    }
+    host.shared.watch(None);
+    drop(listening);
+}
+
+/// The socket server, ended when this is dropped.
+struct Listening(JoinHandle<()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn begin(options: &PluginOptions, host: &HostLink) -> Result<(Configured, Active<FileStorage>), SetupError> {
+    let configured = setup::configure(options.config_dir.as_deref(), options.slurm_conf.as_deref())?;
+    let fence = setup::take_fence(&configured.state_dir, "slurmctld")?;
+    let link = host.clone();
+    setup::start_log(&configured, false, Some(Box::new(move |severity, line| to_slurmctld(&link, severity, line))));
+    let active = setup::activate(&configured, fence, PowerSource::Watch, SlurmPort::InProcess(host.clone()))?;
+    host.log(HostLogLevel::Info, format!("acting for cluster {} from {}", configured.loaded.site.cluster, configured.config_dir.display()));
+    Ok((configured, active))
+}
+
+/// slurmctld's own log gets what an administrator must not miss; the rest is in our log file.
+fn to_slurmctld(host: &HostLink, severity: Severity, line: &str) {
+    match severity {
+        Severity::Error => host.log(HostLogLevel::Error, line),
+        Severity::Warning => host.log(HostLogLevel::Info, line),
+        Severity::Info => host.log(HostLogLevel::Verbose, line),
+        Severity::Debug => {}
+    }
+}
+
+fn listen(
+    configured: &Configured,
+    commands: &mpsc::Sender<Command>,
+    stop: &watch::Receiver<bool>,
+    host: &HostLink,
+) -> Option<Listening> {
+    match Socket::bind(&places::socket(&configured.state_dir), SocketOptions::default()) {
+        Ok(socket) => {
+            let (commands, stop, host) = (commands.clone(), stop.clone(), host.clone());
+            Some(Listening(tokio::spawn(async move {
+                if let Err(error) = socket.serve(commands, stop).await {
+                    host.log(HostLogLevel::Error, format!("the socket failed: {error}"));
+                }
+            })))
+        }
+        Err(error) => {
+            // Acting matters more than answering.
+            host.log(HostLogLevel::Error, format!("the tool and the programs cannot reach the plugin: {error}"));
+            None
+        }
+    }
+}
+
+fn identity(options: &PluginOptions, configured: &Configured) -> Identity {
+    let release = options.slurm_version;
+    Identity {
+        since_unix_ms: unix_ms(),
+        // SLURM_VERSION_NUM(a,b,c) of slurm.h.
+        slurm_release: format!("{}.{:02}.{}", release >> 16, (release >> 8) & 0xff, release & 0xff),
+        journal_path: configured.state_dir.join("journal").display().to_string(),
+        warnings: configured.loaded.warnings.iter().map(ToString::to_string).collect(),
+        paused: None,
+    }
+}
+
+async fn act(
+    mut active: Active<FileStorage>,
+    mut identity: Identity,
+    configured: Configured,
+    options: PluginOptions,
+    host: HostLink,
+    commands: Commands,
+    mut stop: watch::Receiver<bool>,
+) -> End {
+    host.shared.watch(Some(active.events.clone()));
+    let mut commands = commands.lock().await;
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let reload = move || -> Result<Arc<Site>, String> {
+        let fresh = setup::configure(options.config_dir.as_deref(), options.slurm_conf.as_deref()).map_err(|error| error.to_string())?;
+        if fresh.state_dir != configured.state_dir {
+            return Err("StateDir cannot be changed while slurmctld runs: restart slurmctld".into());
+        }
+        Ok(Arc::new(fresh.loaded.site))
+    };
+    loop {
+        let held = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return End::Stopped,
+            command = commands.recv() => match command {
+                Some(command) => commands::obey(&mut active, &mut identity, &reload, command),
+                None => return End::Stopped,
+            },
+            _ = heartbeat.tick() => {
+                if !host.shared.primary.load(Ordering::SeqCst) {
+                    return End::NotPrimary;
+                }
+                active.heartbeat()
+            }
+            held = active.turn() => held,
+        };
+        if !held {
+            return End::FenceLost;
+        }
+    }
+}
+
+/// Answer that the programs have to do the work.
+async fn stay_passive(reason: &str, cluster: &str, commands: &Commands, stop: &mut watch::Receiver<bool>) {
+    let since = unix_ms();
+    let mut commands = commands.lock().await;
+    loop {
+        let command = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            command = commands.recv() => command,
+        };
+        let Some(command) = command else { return };
+        let response = match command.request.op {
+            Operation::Ping => Response::ok(Reply::Pong { version: env!("CARGO_PKG_VERSION").into() }),
+            Operation::Status => Response::ok(Reply::Status(Box::new(passive_status(reason, cluster, since)))),
+            _ => Response::refused(RefusalKind::Passive, reason, "restart slurmctld to load the plugin anew"),
+        };
+        let _ = command.reply.send(response);
+    }
+}
+
+fn passive_status(reason: &str, cluster: &str, since_unix_ms: u64) -> StatusReport {
+    StatusReport {
+        schema: SCHEMA_VERSION,
+        version: env!("CARGO_PKG_VERSION").into(),
+        cluster: cluster.to_owned(),
+        mode: Mode::Passive { reason: reason.to_owned() },
+        since_unix_ms,
+        now_unix_ms: unix_ms(),
+        slurm_release: String::new(),
+        pid: std::process::id(),
+        paused: None,
+        groups: Vec::new(),
+        cloud: Vec::new(),
+        slurm: crate::core::report::SlurmReport::default(),
+        queue: crate::core::report::QueueReport::default(),
+        journal: crate::core::report::JournalReport::default(),
+        warnings: vec![reason.to_owned()],
+    }
+}
+
+async fn pause(stop: &mut watch::Receiver<bool>, time: Duration) {
+    // Whichever comes first.
+    let _ = tokio::time::timeout(time, stop.wait_for(|stop| *stop)).await;
+}
+
+/// Our log must not reach into slurmctld once the shim may be gone.
+pub fn end_log() {
+    log::stop();
+}
