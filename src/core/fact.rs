@@ -104,7 +104,9 @@ impl FactKind {
             | Self::GroupProtected
             | Self::QueueOverflow
             | Self::TagsFailed => Severity::Warning,
-            Self::JournalDamaged | Self::JournalRefused | Self::ConfigRefused | Self::Passive => Severity::Error,
+            Self::JournalDamaged | Self::JournalRefused | Self::ConfigRefused | Self::Passive => {
+                Severity::Error
+            }
             Self::Throttled | Self::PoolCooling | Self::CreateFleetRepeated | Self::TagsWritten => {
                 Severity::Debug
             }

@@ -160,7 +160,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut history = History::open(dir.path());
         for number in 0..10 {
-            history.extend(vec![fact(&format!("{number}"), if number % 2 == 0 { "a-b-0" } else { "a-b-1" })], None);
+            history.extend(
+                vec![fact(&format!("{number}"), if number % 2 == 0 { "a-b-0" } else { "a-b-1" })],
+                None,
+            );
         }
         let found = history.query(Some(3), None, Some(&["a-b-1".to_owned()]), 2);
         let texts: Vec<&str> = found.iter().map(|event| event.text.as_str()).collect();

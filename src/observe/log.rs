@@ -48,7 +48,8 @@ static INSTALLED: OnceCell<()> = OnceCell::new();
 /// # Errors
 /// When the file cannot be opened; the other destinations are set nevertheless.
 pub fn start(file: Option<&Path>, format: Format, stderr: bool, host: Option<Host>) -> io::Result<()> {
-    let opened = file.map(|path| OpenOptions::new().append(true).create(true).mode(0o640).open(path)).transpose();
+    let opened =
+        file.map(|path| OpenOptions::new().append(true).create(true).mode(0o640).open(path)).transpose();
     let (file, result) = match opened {
         Ok(file) => (file, Ok(())),
         Err(error) => (None, Err(error)),
@@ -137,7 +138,12 @@ impl<S: Subscriber> Layer<S> for Lines {
         let mut sink = SINK.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sink) = sink.as_mut() else { return };
         let line = match sink.format {
-            Format::Text => format!("{} {:7} {}\n", jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"), severity.as_str(), text.0),
+            Format::Text => format!(
+                "{} {:7} {}\n",
+                jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"),
+                severity.as_str(),
+                text.0
+            ),
             Format::Json => {
                 let time = jiff::Timestamp::now().as_millisecond();
                 format!("{}\n", serde_json::json!({"unix_ms": time, "severity": severity, "message": text.0}))

@@ -13,8 +13,8 @@ use crate::cloud::Cloud;
 use crate::core::ec2_api::{CloudError, CloudRequest, CloudResult, ErrorClass};
 use crate::core::event::{CallId, Effect, Event};
 use crate::core::fact::{Fact, FactKind};
-use crate::core::slurm_api::SlurmRequest;
 use crate::core::site::Account;
+use crate::core::slurm_api::SlurmRequest;
 use crate::journal::fence::Fence;
 use crate::journal::storage::Storage;
 use crate::observe::history::History;
@@ -145,7 +145,8 @@ impl<S: Storage> Active<S> {
         let (cloud, events) = (Arc::clone(&self.cloud), self.events.clone());
         tokio::spawn(async move {
             // A task of its own, so that even a panic in the SDK is answered.
-            let result = tokio::spawn(cloud.call(account, request)).await.unwrap_or_else(|failure| panicked(&failure));
+            let result =
+                tokio::spawn(cloud.call(account, request)).await.unwrap_or_else(|failure| panicked(&failure));
             // The receiver is gone only when nobody waits for the answer any more.
             let _ = events.send(Event::CloudAnswered { call, result }).await;
         });

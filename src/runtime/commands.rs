@@ -11,8 +11,8 @@ use crate::core::event::{Event, ResumeJob};
 use crate::core::fact::{Fact, FactKind};
 use crate::core::hostlist;
 use crate::core::report::{
-    EventsReport, ExplainReport, JournalReport, Mode, NodesReport, Paused, PlanReport, PlannedAction, QueueReport,
-    SCHEMA_VERSION, SlurmReport, StatusReport,
+    EventsReport, ExplainReport, JournalReport, Mode, NodesReport, Paused, PlanReport, PlannedAction,
+    QueueReport, SCHEMA_VERSION, SlurmReport, StatusReport,
 };
 use crate::core::site::Site;
 use crate::journal::storage::Storage;
@@ -41,7 +41,12 @@ pub struct Identity {
 pub type Reload<'a> = &'a (dyn Fn() -> Result<Arc<Site>, String> + Send + Sync);
 
 /// Answer one command. False if the fence is lost.
-pub fn obey<S: Storage>(active: &mut Active<S>, identity: &mut Identity, reload: Reload<'_>, command: Command) -> bool {
+pub fn obey<S: Storage>(
+    active: &mut Active<S>,
+    identity: &mut Identity,
+    reload: Reload<'_>,
+    command: Command,
+) -> bool {
     let uid = command.peer.uid;
     let dry_run = command.request.dry_run;
     let (response, held) = Answerer { active, identity, reload, uid, dry_run }.answer(command.request.op);
@@ -78,15 +83,21 @@ impl<S: Storage> Answerer<'_, S> {
                     .collect();
                 self.request(&nodes, &mut held, |nodes| Event::ResumeRequested { nodes, jobs })
             }
-            Operation::Suspend { nodes } => self.request(&nodes, &mut held, |nodes| Event::SuspendRequested { nodes }),
-            Operation::ResumeFail { nodes } => self.request(&nodes, &mut held, |nodes| Event::ResumeFailed { nodes }),
+            Operation::Suspend { nodes } => {
+                self.request(&nodes, &mut held, |nodes| Event::SuspendRequested { nodes })
+            }
+            Operation::ResumeFail { nodes } => {
+                self.request(&nodes, &mut held, |nodes| Event::ResumeFailed { nodes })
+            }
             Operation::Lock { nodes, .. } => {
                 self.act("lock", &nodes, &mut held, |nodes| Event::LockRequested { nodes, locked: true })
             }
             Operation::Unlock { nodes } => {
                 self.act("unlock", &nodes, &mut held, |nodes| Event::LockRequested { nodes, locked: false })
             }
-            Operation::Reset { nodes } => self.act("resume", &nodes, &mut held, |nodes| Event::ResetRequested { nodes }),
+            Operation::Reset { nodes } => {
+                self.act("resume", &nodes, &mut held, |nodes| Event::ResetRequested { nodes })
+            }
             Operation::Replace { nodes } => {
                 self.act("replace", &nodes, &mut held, |nodes| Event::ReplaceRequested { nodes })
             }
@@ -124,12 +135,21 @@ impl<S: Storage> Answerer<'_, S> {
 
     fn expand(&self, nodes: &str) -> Result<Vec<String>, Box<Response>> {
         hostlist::expand_bounded(nodes, MAX_NODES).map_err(|error| {
-            Box::new(Response::refused(RefusalKind::BadRequest, error.to_string(), "give a hostlist such as part-group-[0-3]"))
+            Box::new(Response::refused(
+                RefusalKind::BadRequest,
+                error.to_string(),
+                "give a hostlist such as part-group-[0-3]",
+            ))
         })
     }
 
     /// From ResumeProgram and its like: accepted as it is, since slurmctld's bitmaps decide.
-    fn request(&mut self, nodes: &str, held: &mut bool, event: impl FnOnce(Vec<String>) -> Event) -> Response {
+    fn request(
+        &mut self,
+        nodes: &str,
+        held: &mut bool,
+        event: impl FnOnce(Vec<String>) -> Event,
+    ) -> Response {
         let names = match self.expand(nodes) {
             Ok(names) => names,
             Err(refusal) => return *refusal,
@@ -142,15 +162,26 @@ impl<S: Storage> Answerer<'_, S> {
     }
 
     /// From an administrator: only nodes that are ours, and with a plan of what is done.
-    fn act(&mut self, action: &str, nodes: &str, held: &mut bool, event: impl FnOnce(Vec<String>) -> Event) -> Response {
+    fn act(
+        &mut self,
+        action: &str,
+        nodes: &str,
+        held: &mut bool,
+        event: impl FnOnce(Vec<String>) -> Event,
+    ) -> Response {
         let names = match self.expand(nodes) {
             Ok(names) => names,
             Err(refusal) => return *refusal,
         };
         let site = Arc::clone(self.active.driver.engine.site());
-        let (ours, foreign): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| site.locate(name).is_some());
+        let (ours, foreign): (Vec<String>, Vec<String>) =
+            names.into_iter().partition(|name| site.locate(name).is_some());
         let plan = |nodes: &[String], why: &str| {
-            (!nodes.is_empty()).then(|| PlannedAction { action: action.into(), subject: hostlist::fold(nodes), why: why.into() })
+            (!nodes.is_empty()).then(|| PlannedAction {
+                action: action.into(),
+                subject: hostlist::fold(nodes),
+                why: why.into(),
+            })
         };
         let report = PlanReport {
             schema: SCHEMA_VERSION,
@@ -177,21 +208,33 @@ impl<S: Storage> Answerer<'_, S> {
         if !self.dry_run {
             *held = self.active.give(Event::Rescan, Some(self.uid));
         }
-        Response::ok(Reply::Plan(PlanReport { schema: SCHEMA_VERSION, dry_run: self.dry_run, actions, refused: Vec::new() }))
+        Response::ok(Reply::Plan(PlanReport {
+            schema: SCHEMA_VERSION,
+            dry_run: self.dry_run,
+            actions,
+            refused: Vec::new(),
+        }))
     }
 
     fn reload(&mut self, held: &mut bool) -> Response {
         match (self.reload)() {
-            Ok(site) if self.dry_run => done(&format!("{} node groups would be in force", site.groups().len())),
+            Ok(site) if self.dry_run => {
+                done(&format!("{} node groups would be in force", site.groups().len()))
+            }
             Ok(site) => {
                 let groups = site.groups().len();
                 *held = self.active.give(Event::SiteChanged(site), Some(self.uid));
                 done(&format!("{groups} node groups are in force"))
             }
             Err(message) => {
-                let fact = Fact::new(self.active.clock.now().unix_ms, FactKind::ConfigRefused, message.clone());
+                let fact =
+                    Fact::new(self.active.clock.now().unix_ms, FactKind::ConfigRefused, message.clone());
                 self.active.note(vec![fact], Some(self.uid));
-                Response::refused(RefusalKind::Failed, message, "the running configuration stays in force; `ec2fleet validate` lists every error")
+                Response::refused(
+                    RefusalKind::Failed,
+                    message,
+                    "the running configuration stays in force; `ec2fleet validate` lists every error",
+                )
             }
         }
     }
@@ -274,7 +317,11 @@ impl<S: Storage> Answerer<'_, S> {
             slurm_release: self.identity.slurm_release.clone(),
             pid: std::process::id(),
             paused: engine.persisted().paused.then(|| {
-                self.identity.paused.clone().unwrap_or(Paused { since_unix_ms: 0, uid: 0, reason: "before the last restart".into() })
+                self.identity.paused.clone().unwrap_or(Paused {
+                    since_unix_ms: 0,
+                    uid: 0,
+                    reason: "before the last restart".into(),
+                })
             }),
             groups: engine.group_reports(),
             cloud: engine.cloud_reports(),

@@ -12,7 +12,9 @@ pub fn of(node: &NodeReport, events: &[EventReport]) -> (String, Vec<String>) {
     let mut summary = match node.phase.as_str() {
         "pending" => "Slurm wants the node; it waits for a launch.".to_owned(),
         "launching" => "Slurm wants the node; EC2 has been asked for an instance.".to_owned(),
-        "booting" => format!("Instance {instance} ({kind}, {zone}) is starting; slurmd has not registered yet."),
+        "booting" => {
+            format!("Instance {instance} ({kind}, {zone}) is starting; slurmd has not registered yet.")
+        }
         "ready" => format!("The node is up on {instance} ({kind}, {zone}) and has no job."),
         "busy" => format!("The node is up on {instance} ({kind}, {zone}) and runs a job."),
         "stopping" => "Slurm is powering the node down; its instance is being terminated.".to_owned(),

@@ -177,8 +177,12 @@ fn answer(controller: &mut dyn Controller, request: &SlurmRequest) -> SlurmResul
     match request {
         SlurmRequest::LoadNodes => controller.load_nodes().map(SlurmReply::Nodes),
         SlurmRequest::UpdateNodes(update) => controller.update_nodes(update).map(|()| SlurmReply::Done),
-        SlurmRequest::KeepResponding { nodes } => controller.keep_responding(nodes).map(|()| SlurmReply::Done),
-        SlurmRequest::ExtendJobs { node, minutes } => controller.extend_jobs(node, *minutes).map(|()| SlurmReply::Done),
+        SlurmRequest::KeepResponding { nodes } => {
+            controller.keep_responding(nodes).map(|()| SlurmReply::Done)
+        }
+        SlurmRequest::ExtendJobs { node, minutes } => {
+            controller.extend_jobs(node, *minutes).map(|()| SlurmReply::Done)
+        }
         SlurmRequest::RequeueJobs { node } => controller.requeue_jobs(node).map(|()| SlurmReply::Done),
     }
 }

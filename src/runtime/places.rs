@@ -42,7 +42,11 @@ pub fn config_dir(given: Option<&Path>, slurm_conf: Option<&Path>) -> PathBuf {
 /// The state directory: `StateDir` of config.json, else `ec2fleet` below StateSaveLocation.
 #[must_use]
 pub fn state_dir(loaded: &Loaded, slurm: &SlurmFacts) -> PathBuf {
-    loaded.program.state_dir.clone().unwrap_or_else(|| Path::new(slurm.state_save_location()).join(STATE_DIR_NAME))
+    loaded
+        .program
+        .state_dir
+        .clone()
+        .unwrap_or_else(|| Path::new(slurm.state_save_location()).join(STATE_DIR_NAME))
 }
 
 #[must_use]

@@ -65,7 +65,10 @@ impl Plugin {
                 host::run(controller.as_mut(), &commands, &shared);
             }));
             if watched.is_err() {
-                controller.log(HostLogLevel::Error, "passive: the thread that watches slurmctld failed; the programs take over");
+                controller.log(
+                    HostLogLevel::Error,
+                    "passive: the thread that watches slurmctld failed; the programs take over",
+                );
             }
             // Without this thread nothing is seen and nothing can be told: the runtime must not act on.
             shared.primary.store(false, Ordering::SeqCst);

@@ -11,7 +11,7 @@ use super::clock::Clock;
 use super::driver::Driver;
 use super::places;
 use crate::cloud::ec2::{Ec2, Ec2Options};
-use crate::config::{self, ConfigErrors, Loaded, LogFormat, SlurmFacts};
+use crate::config::{self, ConfigErrors, Loaded, LogFormat, LogLevel, SlurmFacts};
 use crate::core::engine::{EngineOptions, PowerSource};
 use crate::core::event::Event;
 use crate::core::fact::{Fact, FactKind};
@@ -27,7 +27,9 @@ use crate::observe::log;
 pub enum SetupError {
     #[error("{0}")]
     Config(#[from] ConfigErrors),
-    #[error("the state directory {dir} cannot be used: {error}. It must be writable by SlurmUser; StateDir in config.json names another one")]
+    #[error(
+        "the state directory {dir} cannot be used: {error}. It must be writable by SlurmUser; StateDir in config.json names another one"
+    )]
     StateDir { dir: PathBuf, error: std::io::Error },
     #[error("another process acts for this cluster ({0})")]
     Fenced(String),
@@ -66,7 +68,12 @@ pub fn start_log(configured: &Configured, stderr: bool, host: Option<log::Host>)
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
     };
-    log::set_level(log::level_named(&program.log_level.to_string()).unwrap_or(Severity::Info));
+    log::set_level(match program.log_level {
+        LogLevel::Debug => Severity::Debug,
+        LogLevel::Info => Severity::Info,
+        LogLevel::Warning => Severity::Warning,
+        LogLevel::Error | LogLevel::Critical => Severity::Error,
+    });
     if let Err(error) = log::start(Some(&program.log_file), format, stderr, host) {
         tracing::warn!(target: log::TARGET, "the log file {} cannot be written: {error}", program.log_file.display());
     }
@@ -97,10 +104,14 @@ pub fn activate(
 ) -> Result<Active<FileStorage>, SetupError> {
     let clock = Clock::default();
     let site = Arc::new(configured.loaded.site.clone());
-    let Opened { journal, state, damage } = Journal::open(FileStorage::new(&configured.state_dir), &site.cluster)?;
+    let Opened { journal, state, damage } =
+        Journal::open(FileStorage::new(&configured.state_dir), &site.cluster)?;
     let options = EngineOptions { source, nonce: nonce()?, seed: fastrand::u64(..) };
     let driver = Driver::new(journal, state, Arc::clone(&site), options, clock.now());
-    let cloud = Ec2::new(Ec2Options { endpoint_url: configured.loaded.program.endpoint_url.clone(), ..Ec2Options::default() });
+    let cloud = Ec2::new(Ec2Options {
+        endpoint_url: configured.loaded.program.endpoint_url.clone(),
+        ..Ec2Options::default()
+    });
     let (events, inbox) = mpsc::channel(EVENTS);
     let mut active = Active {
         driver,

@@ -26,7 +26,9 @@ pub enum StandaloneError {
     Runtime(std::io::Error),
     #[error("another process took the fence in the middle of the pass; it continues what was begun")]
     FenceLost,
-    #[error("the pass was not finished within {0} s; the journal knows what is open, and the next pass continues it")]
+    #[error(
+        "the pass was not finished within {0} s; the journal knows what is open, and the next pass continues it"
+    )]
     Unfinished(u64),
 }
 
@@ -37,8 +39,11 @@ pub enum StandaloneError {
 pub fn run(config_dir: Option<&Path>, slurm_conf: &Path, request: Event) -> Result<(), StandaloneError> {
     let configured = setup::configure(config_dir, Some(slurm_conf))?;
     setup::start_log(&configured, false, None);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(StandaloneError::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(StandaloneError::Runtime)?;
     let result = runtime.block_on(async {
         let fence = wait_for_fence(&configured.state_dir).await?;
         let slurm = CommandSlurm::new(CommandOptions {
@@ -46,7 +51,8 @@ pub fn run(config_dir: Option<&Path>, slurm_conf: &Path, request: Event) -> Resu
             slurm_conf: Some(slurm_conf.to_owned()),
             ..CommandOptions::default()
         });
-        let mut active = setup::activate(&configured, fence, PowerSource::Requests, SlurmPort::Commands(Arc::new(slurm)))?;
+        let mut active =
+            setup::activate(&configured, fence, PowerSource::Requests, SlurmPort::Commands(Arc::new(slurm)))?;
         let patience = Duration::from_secs(configured.loaded.site.settings.resume_timeout_s.into()) + EXTRA;
         let until = Instant::now() + patience;
         if !active.give(request, None) {
@@ -74,7 +80,9 @@ async fn wait_for_fence(state_dir: &Path) -> Result<Fence, StandaloneError> {
     let until = Instant::now() + FENCE_PATIENCE;
     loop {
         match setup::take_fence(state_dir, "program") {
-            Err(SetupError::Fenced(_)) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(SetupError::Fenced(_)) if Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await
+            }
             other => return Ok(other?),
         }
     }

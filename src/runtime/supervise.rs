@@ -54,7 +54,11 @@ pub async fn run(options: PluginOptions, host: HostLink, mut stop: watch::Receiv
                 // Every second again, but said once: the log must stay readable.
                 let complaint = error.to_string();
                 if complaint != last_complaint {
-                    let level = if matches!(error, SetupError::Fenced(_)) { HostLogLevel::Info } else { HostLogLevel::Error };
+                    let level = if matches!(error, SetupError::Fenced(_)) {
+                        HostLogLevel::Info
+                    } else {
+                        HostLogLevel::Error
+                    };
                     host.log(level, format!("passive: {complaint}"));
                     last_complaint = complaint;
                 }
@@ -66,7 +70,15 @@ pub async fn run(options: PluginOptions, host: HostLink, mut stop: watch::Receiv
         if listening.is_none() {
             listening = listen(&configured, &sender, &stop, &host);
         }
-        let task = tokio::spawn(act(active, identity(&options, &configured), configured.clone(), options.clone(), host.clone(), Arc::clone(&receiver), stop.clone()));
+        let task = tokio::spawn(act(
+            active,
+            identity(&options, &configured),
+            configured.clone(),
+            options.clone(),
+            host.clone(),
+            Arc::clone(&receiver),
+            stop.clone(),
+        ));
         match task.await {
             Ok(End::Stopped) => break,
             Ok(end @ (End::NotPrimary | End::FenceLost)) => {
@@ -75,7 +87,9 @@ pub async fn run(options: PluginOptions, host: HostLink, mut stop: watch::Receiv
             }
             Err(failure) => {
                 host.shared.watch(None);
-                let reason = format!("a defect stopped the plugin: {failure}. The programs take over; restart slurmctld to load it anew");
+                let reason = format!(
+                    "a defect stopped the plugin: {failure}. The programs take over; restart slurmctld to load it anew"
+                );
                 host.log(HostLogLevel::Error, format!("passive: {reason}"));
                 stay_passive(&reason, &configured.loaded.site.cluster, &receiver, &mut stop).await;
                 break;
@@ -99,9 +113,20 @@ fn begin(options: &PluginOptions, host: &HostLink) -> Result<(Configured, Active
     let configured = setup::configure(options.config_dir.as_deref(), options.slurm_conf.as_deref())?;
     let fence = setup::take_fence(&configured.state_dir, "slurmctld")?;
     let link = host.clone();
-    setup::start_log(&configured, false, Some(Box::new(move |severity, line| to_slurmctld(&link, severity, line))));
+    setup::start_log(
+        &configured,
+        false,
+        Some(Box::new(move |severity, line| to_slurmctld(&link, severity, line))),
+    );
     let active = setup::activate(&configured, fence, PowerSource::Watch, SlurmPort::InProcess(host.clone()))?;
-    host.log(HostLogLevel::Info, format!("acting for cluster {} from {}", configured.loaded.site.cluster, configured.config_dir.display()));
+    host.log(
+        HostLogLevel::Info,
+        format!(
+            "acting for cluster {} from {}",
+            configured.loaded.site.cluster,
+            configured.config_dir.display()
+        ),
+    );
     Ok((configured, active))
 }
 
@@ -132,7 +157,10 @@ fn listen(
         }
         Err(error) => {
             // Acting matters more than answering.
-            host.log(HostLogLevel::Error, format!("the tool and the programs cannot reach the plugin: {error}"));
+            host.log(
+                HostLogLevel::Error,
+                format!("the tool and the programs cannot reach the plugin: {error}"),
+            );
             None
         }
     }
@@ -163,7 +191,8 @@ async fn act(
     let mut commands = commands.lock().await;
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let reload = move || -> Result<Arc<Site>, String> {
-        let fresh = setup::configure(options.config_dir.as_deref(), options.slurm_conf.as_deref()).map_err(|error| error.to_string())?;
+        let fresh = setup::configure(options.config_dir.as_deref(), options.slurm_conf.as_deref())
+            .map_err(|error| error.to_string())?;
         if fresh.state_dir != configured.state_dir {
             return Err("StateDir cannot be changed while slurmctld runs: restart slurmctld".into());
         }
@@ -203,7 +232,9 @@ async fn stay_passive(reason: &str, cluster: &str, commands: &Commands, stop: &m
         let Some(command) = command else { return };
         let response = match command.request.op {
             Operation::Ping => Response::ok(Reply::Pong { version: env!("CARGO_PKG_VERSION").into() }),
-            Operation::Status => Response::ok(Reply::Status(Box::new(passive_status(reason, cluster, since)))),
+            Operation::Status => {
+                Response::ok(Reply::Status(Box::new(passive_status(reason, cluster, since))))
+            }
             _ => Response::refused(RefusalKind::Passive, reason, "restart slurmctld to load the plugin anew"),
         };
         let _ = command.reply.send(response);
