@@ -92,7 +92,6 @@ int32_t load_nodes(void *context, void *sink, void (*row)(void *sink, const stru
 		if (!node->name)
 			continue;
 		struct ec2fleet_node out = {
-			.index = i,
 			.base = node_base_of(node->node_state),
 			.flags = node_flags_of(node->node_state),
 			.weight = node->weight,
@@ -134,16 +133,12 @@ int32_t load_partitions(void *context, void *sink,
 
 	for (uint32_t i = 0; i < reply->record_count; i++) {
 		const partition_info_t *partition = &reply->partition_array[i];
-		uint32_t pairs = 0;
 
 		if (!partition->name)
 			continue;
-		while (partition->node_inx && partition->node_inx[2 * pairs] >= 0)
-			pairs++;
 		struct ec2fleet_partition out = {
 			.name = partition->name,
-			.node_ranges = partition->node_inx,
-			.range_count = pairs,
+			.nodes = partition->nodes,
 			.max_time = partition->max_time,
 		};
 		row(sink, &out);

@@ -139,12 +139,12 @@ enum ec2fleet_node_flag {
 
 /* One node as slurm_load_node gives it. A string may be NULL. */
 struct ec2fleet_node {
-	uint32_t index;			/* in the node table of this reply */
 	uint32_t base;			/* EC2FLEET_NODE_UNKNOWN … _FUTURE */
 	uint32_t flags;			/* EC2FLEET_NODE_CLOUD | … */
 	uint32_t weight;
 	uint32_t cpus;
 	uint32_t alloc_cpus;
+	uint32_t reserved;
 	int64_t boot_time;
 	int64_t slurmd_start_time;
 	const char *name;		/* never NULL */
@@ -156,12 +156,11 @@ struct ec2fleet_node {
 	const char *instance_type;
 };
 
-/* One partition; node_ranges holds range_count pairs (first, last) of ec2fleet_node.index. */
 struct ec2fleet_partition {
 	const char *name;		/* never NULL */
-	const int32_t *node_ranges;
-	uint32_t range_count;
+	const char *nodes;		/* hostlist, NULL when empty */
 	uint32_t max_time;		/* minutes; UINT32_MAX: no limit */
+	uint32_t reserved;
 };
 
 /* One job that holds the node asked about and has not ended. */
@@ -211,6 +210,13 @@ struct ec2fleet_host {
 
 	/* Reset the clock of SlurmdTimeout. Unknown names are ignored. Takes the node write lock once. */
 	int32_t (*keep_responding)(void *context, const char *const *names, uint32_t count);
+
+	/*
+	 * The nodes that are powering down or powered down, whatever readings have reported of them: NULL or a hostlist that
+	 * is valid until the next call. 22.05 leaves powered-down nodes out of load_nodes (unless PrivateData=cloud).
+	 * Takes the node read lock.
+	 */
+	int32_t (*suspended_nodes)(void *context, const char **hostlist);
 
 	/* A remote procedure call of slurmctld to itself: it may take up to MessageTimeout. No lock. */
 	int32_t (*load_nodes)(void *context, void *sink,

@@ -32,6 +32,8 @@ void free_reading(struct run *run)
 	free_bits(&run->waking);
 	free_bits(&run->suspended);
 	free_names(run);
+	slurmctld.xfree_ptr(run->all_suspended);
+	run->all_suspended = NULL;
 }
 
 /* New bitmap: what is in `a` and not in `b`. */
@@ -127,4 +129,23 @@ int32_t read_power(void *context, uint32_t full, struct ec2fleet_power *out)
 	out->suspended = run->names[2];
 	out->suspended_ended = run->names[3];
 	return status;
+}
+
+int32_t suspended_nodes(void *context, const char **hostlist)
+{
+	struct run *run = context;
+
+	if (!hostlist)
+		return EC2FLEET_INVALID;
+	*hostlist = NULL;
+	slurmctld.xfree_ptr(run->all_suspended);
+	run->all_suspended = NULL;
+	if (!enter_locked(run, node_read))
+		return EC2FLEET_CLOSED;
+	bitstr_t *suspended = *slurmctld.power_down_node_bitmap;
+	if (suspended)
+		run->all_suspended = names_of(suspended);
+	leave_locked(run, node_read);
+	*hostlist = run->all_suspended;
+	return suspended ? EC2FLEET_OK : EC2FLEET_NOT_READY;
 }

@@ -30,6 +30,7 @@ struct run {
 	bitstr_t *waking;
 	bitstr_t *suspended;
 	char *names[4];		/* waking, waking_ended, suspended, suspended_ended */
+	char *all_suspended;
 
 	char *cluster_name;
 	char *slurm_conf;
@@ -55,6 +56,7 @@ int32_t status_of(int result);
 
 /* power_bitmaps.c */
 int32_t read_power(void *context, uint32_t full, struct ec2fleet_power *out);
+int32_t suspended_nodes(void *context, const char **hostlist);
 void free_reading(struct run *run);
 
 /* node_updates.c */

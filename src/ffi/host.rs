@@ -17,8 +17,8 @@ use crate::slurm::controller::{Controller, HostLogLevel};
 
 /// Error numbers from here on are slurmctld's answers; those below are of the way to it (slurm_errno.h).
 const FIRST_ANSWER: i32 = 2000;
-/// `ESLURM_INVALID_NODE_COUNT`.
-const INVALID_NODE_COUNT: i32 = 2018;
+/// `ESLURM_INVALID_NODE_NAME`: what slurmctld answers when a list has another length than the node names.
+const INVALID_NODE_NAME: i32 = 2018;
 
 type RowFn<T> = unsafe extern "C" fn(*mut c_void, *const T);
 type Load<T> = unsafe extern "C" fn(*mut c_void, *mut c_void, Option<RowFn<T>>) -> i32;
@@ -33,6 +33,7 @@ pub(super) struct Table {
     read_power: unsafe extern "C" fn(*mut c_void, u32, *mut abi::ec2fleet_power) -> i32,
     update_nodes: unsafe extern "C" fn(*mut c_void, *const abi::ec2fleet_node_update, u32, *mut u32) -> i32,
     keep_responding: unsafe extern "C" fn(*mut c_void, *const *const c_char, u32) -> i32,
+    suspended_nodes: unsafe extern "C" fn(*mut c_void, *mut *const c_char) -> i32,
     load_nodes: Load<abi::ec2fleet_node>,
     load_partitions: Load<abi::ec2fleet_partition>,
     load_jobs: unsafe extern "C" fn(
@@ -99,6 +100,7 @@ impl Table {
             read_power: host.read_power?,
             update_nodes: host.update_nodes?,
             keep_responding: host.keep_responding?,
+            suspended_nodes: host.suspended_nodes?,
             load_nodes: host.load_nodes?,
             load_partitions: host.load_partitions?,
             load_jobs: host.load_jobs?,
@@ -187,6 +189,16 @@ impl Host {
         }
     }
 
+    /// Every node that is powering down or powered down.
+    fn suspended_nodes(&self) -> Result<Vec<String>, SlurmError> {
+        let mut list = std::ptr::null();
+        // SAFETY: a checked pointer, its own context, and a place for the result.
+        let status = unsafe { (self.table.suspended_nodes)(self.table.context, &raw mut list) };
+        self.outcome("the suspended nodes", status)?;
+        // SAFETY: null or valid until the next call of this function.
+        expand("the suspended nodes", unsafe { text(list) }.as_deref())
+    }
+
     fn partitions(&self) -> Result<Vec<Partition>, SlurmError> {
         self.rows("the partitions", |sink| {
             // SAFETY: a checked pointer, its own context, and a sink of the type that the row function expects.
@@ -234,13 +246,7 @@ impl Controller for Host {
         let status = unsafe { (self.table.read_power)(self.table.context, u32::from(full), &raw mut power) };
         self.outcome("the power bitmaps", status)?;
         // SAFETY: the table's hostlists are null or valid until the next reading.
-        let names = |list: *const c_char| match unsafe { text(list) } {
-            None => Ok(Vec::new()),
-            Some(list) => hostlist::expand(&list).map_err(|error| SlurmError::Unreachable {
-                what: "the power bitmaps".to_owned(),
-                message: format!("slurmctld gave the hostlist {list:?}: {error}"),
-            }),
-        };
+        let names = |list: *const c_char| expand("the power bitmaps", unsafe { text(list) }.as_deref());
         Ok(PowerReading {
             full: power.flags & abi::EC2FLEET_POWER_FULL != 0,
             waking: names(power.waking)?,
@@ -281,16 +287,29 @@ impl Controller for Host {
     }
 
     fn load_nodes(&mut self) -> Result<Vec<SlurmNode>, SlurmError> {
-        let rows: Vec<Node> = self.rows("the nodes", |sink| {
+        // First: a node that wakes in between is then in both, never in neither.
+        let suspended = self.suspended_nodes()?;
+        let mut nodes: Vec<SlurmNode> = self.rows("the nodes", |sink| {
             // SAFETY: as for the partitions.
-            unsafe { (self.table.load_nodes)(self.table.context, sink, Some(row::<Node>)) }
+            unsafe { (self.table.load_nodes)(self.table.context, sink, Some(row::<SlurmNode>)) }
         })?;
-        let places: HashMap<u32, usize> =
-            rows.iter().enumerate().map(|(place, node)| (node.index, place)).collect();
-        let mut nodes: Vec<SlurmNode> = rows.into_iter().map(|row| row.node).collect();
+        let mut places: HashMap<String, usize> =
+            nodes.iter().enumerate().map(|(place, node)| (node.name.clone(), place)).collect();
+        for name in suspended {
+            if !places.contains_key(&name) {
+                places.insert(name.clone(), nodes.len());
+                nodes.push(SlurmNode {
+                    addr: name.clone(),
+                    hostname: name.clone(),
+                    name,
+                    flags: NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN),
+                    ..SlurmNode::default()
+                });
+            }
+        }
         for partition in self.partitions()? {
-            for index in partition.nodes.into_iter().flatten() {
-                if let Some(&place) = places.get(&index) {
+            for name in expand("the partitions", partition.nodes.as_deref())? {
+                if let Some(&place) = places.get(&name) {
                     nodes[place].partitions.push(partition.name.clone());
                 }
             }
@@ -368,12 +387,7 @@ unsafe extern "C" fn row<R: Row>(sink: *mut c_void, raw: *const R::Raw) {
     }
 }
 
-struct Node {
-    index: u32,
-    node: SlurmNode,
-}
-
-impl Row for Node {
+impl Row for SlurmNode {
     type Raw = abi::ec2fleet_node;
 
     unsafe fn of(raw: &Self::Raw) -> Option<Self> {
@@ -381,29 +395,26 @@ impl Row for Node {
         let string = |pointer| unsafe { text(pointer) };
         let some = |pointer| string(pointer).filter(|value| !value.is_empty());
         Some(Self {
-            index: raw.index,
-            node: SlurmNode {
-                name: string(raw.name)?,
-                addr: string(raw.addr).unwrap_or_default(),
-                hostname: string(raw.hostname).unwrap_or_default(),
-                base: base_of(raw.base),
-                flags: flags_of(raw.flags),
-                reason: some(raw.reason),
-                partitions: Vec::new(),
-                weight: raw.weight,
-                boot_time: u64::try_from(raw.boot_time).unwrap_or(0),
-                slurmd_start_time: u64::try_from(raw.slurmd_start_time).unwrap_or(0),
-                instance_id: some(raw.instance_id),
-                instance_type: some(raw.instance_type),
-            },
+            name: string(raw.name)?,
+            addr: string(raw.addr).unwrap_or_default(),
+            hostname: string(raw.hostname).unwrap_or_default(),
+            base: base_of(raw.base),
+            flags: flags_of(raw.flags),
+            reason: some(raw.reason),
+            partitions: Vec::new(),
+            weight: raw.weight,
+            boot_time: u64::try_from(raw.boot_time).unwrap_or(0),
+            slurmd_start_time: u64::try_from(raw.slurmd_start_time).unwrap_or(0),
+            instance_id: some(raw.instance_id),
+            instance_type: some(raw.instance_type),
         })
     }
 }
 
 struct Partition {
     name: String,
-    /// Places in the node table.
-    nodes: Vec<std::ops::RangeInclusive<u32>>,
+    /// Hostlist.
+    nodes: Option<String>,
     max_time: u32,
 }
 
@@ -411,19 +422,9 @@ impl Row for Partition {
     type Raw = abi::ec2fleet_partition;
 
     unsafe fn of(raw: &Self::Raw) -> Option<Self> {
-        let pairs: &[[i32; 2]] = if raw.node_ranges.is_null() {
-            &[]
-        } else {
-            // SAFETY: the caller vouches for `range_count` pairs.
-            unsafe { std::slice::from_raw_parts(raw.node_ranges.cast(), raw.range_count as usize) }
-        };
-        let place = |number: i32| u32::try_from(number).ok();
-        Some(Self {
-            // SAFETY: the caller vouches for the string.
-            name: unsafe { text(raw.name) }?,
-            nodes: pairs.iter().filter_map(|[first, last]| Some(place(*first)?..=place(*last)?)).collect(),
-            max_time: raw.max_time,
-        })
+        // SAFETY: the caller vouches for the strings.
+        let (name, nodes) = unsafe { (text(raw.name), text(raw.nodes)) };
+        Some(Self { name: name?, nodes, max_time: raw.max_time })
     }
 }
 
@@ -532,7 +533,7 @@ impl PreparedUpdate {
             {
                 return Err(SlurmError::Refused {
                     what,
-                    errno: INVALID_NODE_COUNT,
+                    errno: INVALID_NODE_NAME,
                     message: format!("{} {field} for {} nodes", list.len(), update.names.len()),
                 });
             }
@@ -608,6 +609,14 @@ fn nodes_by_instance(update: &NodeUpdate) -> indexmap::IndexMap<[Option<&str>; 2
     groups
 }
 
+/// The names of a hostlist that slurmctld gave.
+fn expand(what: &str, list: Option<&str>) -> Result<Vec<String>, SlurmError> {
+    hostlist::expand(list.unwrap_or_default()).map_err(|error| SlurmError::Unreachable {
+        what: what.to_owned(),
+        message: format!("slurmctld gave the hostlist {list:?}: {error}"),
+    })
+}
+
 fn c_string(what: &str, value: &str) -> Result<CString, SlurmError> {
     CString::new(value).map_err(|_| SlurmError::Unsupported {
         what: what.to_owned(),
@@ -626,3 +635,6 @@ unsafe fn text(string: *const c_char) -> Option<String> {
     // SAFETY: not null, so NUL-terminated by the caller's word.
     Some(unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -398,15 +398,13 @@ int slurm_get_select_nodeinfo(dynamic_plugin_data_t *info, enum select_nodedata_
 
 int slurm_load_partitions(time_t since, partition_info_msg_t **reply, uint16_t flags)
 {
-	static int32_t places[] = { 0, 1, 3, 3, -1 };
-
 	if (answer() != SLURM_SUCCESS)
 		return SLURM_ERROR;
 	CHECK(since == 0 && (flags & SHOW_ALL));
 	*reply = calloc(1, sizeof(**reply));
 	(*reply)->record_count = 2;
 	(*reply)->partition_array = calloc(2, sizeof(partition_info_t));
-	(*reply)->partition_array[0] = (partition_info_t) { .name = "cpu", .node_inx = places, .max_time = 60 };
+	(*reply)->partition_array[0] = (partition_info_t) { .name = "cpu", .nodes = "cpu-a-[0-1,3]", .max_time = 60 };
 	(*reply)->partition_array[1] = (partition_info_t) { .name = "empty", .max_time = INFINITE };
 	return SLURM_SUCCESS;
 }
@@ -615,8 +613,11 @@ static void expect(uint32_t full, uint32_t flags, const char *waking, const char
 static void check_power(void)
 {
 	struct ec2fleet_power power;
+	const char *suspended = "";
 	const uint32_t first = EC2FLEET_POWER_FULL | EC2FLEET_POWER_RECONFIGURED;
 
+	CHECK(host->suspended_nodes(host->context, &suspended) == EC2FLEET_NOT_READY && !suspended && !locked);
+	CHECK(host->suspended_nodes(host->context, NULL) == EC2FLEET_INVALID);
 	CHECK(host->read_power(host->context, 0, &power) == EC2FLEET_NOT_READY && !locked);
 	CHECK(host->read_power(host->context, 0, NULL) == EC2FLEET_INVALID);
 
@@ -640,7 +641,15 @@ static void check_power(void)
 	set(POWER_BITMAP, 69, false);
 	expect(0, 0, "cpu-a-69", NULL, NULL, "cpu-a-69");
 	set(POWER_BITMAP, 0, true);
+	CHECK(host->suspended_nodes(host->context, &suspended) == EC2FLEET_OK && !locked);
+	CHECK_TEXT(suspended, "cpu-a-0");
 	expect(1, EC2FLEET_POWER_FULL, "cpu-a-69", NULL, "cpu-a-0", NULL);
+	set(POWER_BITMAP, 0, false);
+	CHECK(host->suspended_nodes(host->context, &suspended) == EC2FLEET_OK && !suspended);
+	/* That told nobody of the change yet. */
+	expect(0, 0, NULL, NULL, NULL, "cpu-a-0");
+	set(POWER_BITMAP, 0, true);
+	expect(0, 0, NULL, NULL, "cpu-a-0", NULL);
 	expect(0, 0, NULL, NULL, NULL, NULL);
 
 	/* A reconfiguration moves every node by one place and the bits with them. */
@@ -751,7 +760,7 @@ static void node_row(void *sink, const struct ec2fleet_node *node)
 	CHECK(!locked);
 	if (rows->count++)
 		return;
-	CHECK(node->index == 0 && node->base == EC2FLEET_NODE_IDLE && node->weight == 7 && node->cpus == 4);
+	CHECK(node->base == EC2FLEET_NODE_IDLE && node->weight == 7 && node->cpus == 4);
 	CHECK(node->flags == (EC2FLEET_NODE_CLOUD | EC2FLEET_NODE_POWERED_DOWN));
 	CHECK(node->alloc_cpus == 2 && node->boot_time == 11 && node->slurmd_start_time == 12);
 	CHECK_TEXT(node->name, "cpu-a-0");
@@ -769,11 +778,12 @@ static void partition_row(void *sink, const struct ec2fleet_partition *partition
 
 	if (rows->count++) {
 		CHECK_TEXT(partition->name, "empty");
-		CHECK(partition->range_count == 0 && partition->max_time == UINT32_MAX);
+		CHECK(!partition->nodes && partition->max_time == UINT32_MAX);
 		return;
 	}
 	CHECK_TEXT(partition->name, "cpu");
-	CHECK(partition->range_count == 2 && partition->node_ranges[3] == 3 && partition->max_time == 60);
+	CHECK_TEXT(partition->nodes, "cpu-a-[0-1,3]");
+	CHECK(partition->max_time == 60);
 }
 
 static void job_row(void *sink, const struct ec2fleet_job *job)
@@ -839,6 +849,8 @@ static void check_closed(void)
 	CHECK(host->read_power(host->context, 0, &power) == EC2FLEET_CLOSED);
 	CHECK(host->update_nodes(host->context, &update, 1, NULL) == EC2FLEET_CLOSED);
 	CHECK(host->keep_responding(host->context, &name, 1) == EC2FLEET_CLOSED);
+	CHECK(host->suspended_nodes(host->context, &name) == EC2FLEET_CLOSED && !name);
+	name = "cpu-a-1";
 	CHECK(host->load_nodes(host->context, &rows, node_row) == EC2FLEET_CLOSED);
 	CHECK(host->load_partitions(host->context, &rows, partition_row) == EC2FLEET_CLOSED);
 	CHECK(host->load_jobs(host->context, name, &rows, job_row) == EC2FLEET_CLOSED);
@@ -891,7 +903,8 @@ static void calls(int count)
 		CHECK(power.waking || power.waking_ended);
 		CHECK(host->update_nodes(host->context, &update, 1, NULL) == EC2FLEET_OK);
 		if (i % 100 == 0)
-			CHECK(host->load_nodes(host->context, &rows, node_row) == EC2FLEET_OK);
+			CHECK(host->load_nodes(host->context, &rows, node_row) == EC2FLEET_OK &&
+			      host->suspended_nodes(host->context, &(const char *) { NULL }) == EC2FLEET_OK);
 	}
 	/* The run is freed by a stop in time; a table that outlives one that was late is checked in `stuck`. */
 	CHECK(plugin_fini() == SLURM_SUCCESS && atomic_load(&stops) == 1);

@@ -126,14 +126,21 @@ static int32_t keep_responding(void *given, const char *const *names, uint32_t c
 	return EC2FLEET_OK;
 }
 
+static int32_t suspended_nodes(void *given, const char **hostlist)
+{
+	check_caller(given);
+	*hostlist = "other-a-[0,2-3]";
+	return EC2FLEET_OK;
+}
+
 static int32_t load_nodes(void *given, void *sink, void (*row)(void *, const struct ec2fleet_node *))
 {
 	static const struct ec2fleet_node nodes[] = {
-		{ .index = 0, .base = EC2FLEET_NODE_IDLE, .flags = EC2FLEET_NODE_CLOUD | EC2FLEET_NODE_POWERED_DOWN,
+		{ .base = EC2FLEET_NODE_IDLE, .flags = EC2FLEET_NODE_CLOUD | EC2FLEET_NODE_POWERED_DOWN,
 		  .name = "other-a-0", .addr = "other-a-0", .hostname = "other-a-0", .features = "a" },
-		{ .index = 1, .base = 77, .flags = UINT32_MAX, .name = "other-a-1", .boot_time = -1 },
-		{ .index = 2, .name = "other-\xff", .reason = "\xfe" },
-		{ .index = 3 },
+		{ .base = 77, .flags = UINT32_MAX, .name = "other-a-1", .boot_time = -1 },
+		{ .name = "other-\xff", .reason = "\xfe" },
+		{ .base = EC2FLEET_NODE_IDLE },
 	};
 
 	check_caller(given);
@@ -146,11 +153,11 @@ static int32_t load_nodes(void *given, void *sink, void (*row)(void *, const str
 
 static int32_t load_partitions(void *given, void *sink, void (*row)(void *, const struct ec2fleet_partition *))
 {
-	static const int32_t places[] = { 0, 1, 5, 9, -1 };
 	static const struct ec2fleet_partition partitions[] = {
-		{ .name = "other", .node_ranges = places, .range_count = 2, .max_time = 60 },
+		{ .name = "other", .nodes = "other-a-[0-9]", .max_time = 60 },
 		{ .name = "empty", .max_time = UINT32_MAX },
-		{ .node_ranges = places, .range_count = 2 },
+		{ .nodes = "other-a-[0-9]" },
+		{ .name = "strange", .nodes = "other-\xff" },
 	};
 
 	check_caller(given);
@@ -210,6 +217,7 @@ static struct ec2fleet_host good_table(void)
 		.read_power = read_power,
 		.update_nodes = update_nodes,
 		.keep_responding = keep_responding,
+		.suspended_nodes = suspended_nodes,
 		.load_nodes = load_nodes,
 		.load_partitions = load_partitions,
 		.load_jobs = load_jobs,
@@ -284,7 +292,7 @@ static void bad_tables(void)
 		CHECK(start(&table) == EC2FLEET_INVALID);
 		functions++;
 	}
-	CHECK(functions == 12);
+	CHECK(functions == 13);
 	CHECK(stop(0) == EC2FLEET_OK && !host_thread_known);
 }
 
