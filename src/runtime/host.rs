@@ -5,17 +5,23 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::clock::unix_ms;
 use crate::core::event::{CallId, Event};
 use crate::core::slurm_api::{SlurmError, SlurmReply, SlurmRequest, SlurmResult};
 use crate::slurm::controller::{Controller, HostLogLevel};
 
 /// How often `last_node_update` is looked at. Reading it takes no lock.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// slurmctld's power-save thread wakes once a second and acts on what moved `last_node_update` before, but does not
+/// move it itself (`_do_power_work()` in power_save.c, 22.05.8). So for this long after a move every look is a reading,
+const AFTER_MOVE: Duration = Duration::from_secs(3);
+
+/// and otherwise a reading is due after this time: nodes that were idle for SuspendTime, or waited for ResumeRate.
+const SCAN_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Commands that may wait for the thread.
 const COMMANDS: usize = 1_024;
@@ -112,8 +118,10 @@ pub fn run(controller: &mut dyn Controller, commands: &Receiver<HostCommand>, sh
 
 #[derive(Default)]
 struct Watch {
-    /// Second of the last reading: later changes within it have the same `last_node_update`.
-    last_scan_s: i64,
+    last_node_update: i64,
+    /// When `last_node_update` was seen to move, and when the bitmaps were read.
+    moved: Option<Instant>,
+    scanned: Option<Instant>,
     overflowed: bool,
     read_now: bool,
     /// Answers that found the queue full. They are bounded by the calls that the engine has open.
@@ -142,19 +150,29 @@ impl Watch {
         }
     }
 
+    fn is_due(&mut self, last_node_update: i64, now: Instant) -> bool {
+        if last_node_update != self.last_node_update {
+            self.last_node_update = last_node_update;
+            self.moved = Some(now);
+        }
+        let within =
+            |since: Option<Instant>, time| since.is_some_and(|since| now.duration_since(since) < time);
+        within(self.moved, AFTER_MOVE) || !within(self.scanned, SCAN_INTERVAL)
+    }
+
     fn scan(&mut self, controller: &mut dyn Controller, shared: &Shared, events: &mpsc::Sender<Event>) {
         let full = shared.full_wanted.load(Ordering::SeqCst) || self.read_now || self.overflowed;
-        if !full && controller.last_node_update() < self.last_scan_s {
+        let now = Instant::now();
+        if !full && !self.is_due(controller.last_node_update(), now) {
             return;
         }
         if !self.owed.is_empty() {
             // A reading must not overtake an answer: it would be older news delivered later.
             return;
         }
-        let second = i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX);
         // The bitmaps are not there while slurmctld reads its configuration: the next look will find them.
         let Ok(reading) = controller.read_power(full) else { return };
-        self.last_scan_s = second;
+        self.scanned = Some(now);
         self.read_now = false;
         shared.full_wanted.store(false, Ordering::SeqCst);
         shared.scans.fetch_add(1, Ordering::Relaxed);
@@ -192,4 +210,29 @@ fn answer(controller: &mut dyn Controller, request: &SlurmRequest) -> SlurmResul
 pub fn busy(request: &SlurmRequest) -> SlurmError {
     let what = format!("{request:?}").chars().take(40).collect();
     SlurmError::Unreachable { what, message: "the thread that calls slurmctld is behind".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readings_go_on_for_a_while_after_a_move_and_never_stop() {
+        let start = Instant::now();
+        let mut watch = Watch::default();
+        let mut readings = Vec::new();
+        // last_node_update moves at 1,000 ms; power save changes the bitmaps some time later without moving it.
+        for ms in (0..10_000).step_by(20) {
+            let now = start + Duration::from_millis(ms);
+            if watch.is_due(if ms < 1_000 { 7 } else { 8 }, now) {
+                watch.scanned = Some(now);
+                readings.push(ms);
+            }
+        }
+        let longest = |from, to| {
+            readings.windows(2).filter(|w| w[0] >= from && w[1] < to).map(|w| w[1] - w[0]).max().unwrap()
+        };
+        assert_eq!(longest(1_000, 4_000), 20);
+        assert_eq!(longest(5_000, 10_000), 200);
+    }
 }

@@ -17,7 +17,7 @@ pub trait Controller {
     /// Whether this controller is in charge (a standby is not).
     fn is_primary(&self) -> bool;
 
-    /// `last_node_update`, seconds since 1970: moves on every change of a node. Takes no lock.
+    /// `last_node_update`, seconds since 1970. Takes no lock. Power save changes its bitmaps without moving it.
     fn last_node_update(&self) -> i64;
 
     /// What changed in the power bitmaps since the last reading, or the full sets.
