@@ -5,8 +5,10 @@
 //! `credentials-process` and `sso`, are off), nothing waits without a limit, and nothing is done before the first call.
 
 mod calls;
+mod catalog;
 mod complete;
 mod failure;
+mod pages;
 mod reply;
 mod request;
 
@@ -31,8 +33,13 @@ use aws_sdk_ec2::{Client, Config};
 use tokio::sync::OnceCell;
 
 use super::Cloud;
+use super::catalog::{
+    Action, Caller, Catalog, CatalogFuture, Example, Image, InstanceType, LaunchTemplate, Offering,
+    SpotPrice, Subnet, Verdict, Zone,
+};
 use super::errors::{self, TransportFailure};
 use crate::core::ec2_api::{CloudError, CloudRequest, CloudResult};
+use crate::core::fleet_spec::{InstanceRequirements, LaunchTemplateSpecification};
 use crate::core::site::Account;
 
 /// Where EC2 is and how to reach it.
@@ -40,6 +47,8 @@ use crate::core::site::Account;
 pub struct Ec2Options {
     /// Instead of the region's own endpoint, for example `http://127.0.0.1:5000` or a VPC endpoint.
     pub endpoint_url: Option<String>,
+    /// Instead of the region's own STS endpoint, for [`Catalog::caller`] and [`Catalog::decode_denial`].
+    pub sts_endpoint_url: Option<String>,
     /// Instead of the default chain (environment, profile, web identity, container, instance profile).
     /// An emulator needs some, and must not be given real ones.
     pub credentials: Option<StaticCredentials>,
@@ -102,7 +111,14 @@ pub struct Ec2 {
     shared: Arc<Shared>,
 }
 
-type ClientCell = Arc<OnceCell<Client>>;
+/// The clients of one account.
+#[derive(Clone)]
+struct Clients {
+    ec2: Client,
+    sts: aws_sdk_sts::Client,
+}
+
+type ClientCell = Arc<OnceCell<Clients>>;
 
 struct Shared {
     options: Ec2Options,
@@ -126,23 +142,95 @@ impl Cloud for Ec2 {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             shared
-                .with_client(account, async |client| calls::run(client, &shared.options, request).await)
+                .with_clients(account, async |clients| {
+                    calls::run(clients.ec2, &shared.options, request).await
+                })
                 .await
         })
+    }
+}
+
+/// A question of [`Catalog`] as a future that owns all it needs.
+macro_rules! ask {
+    ($self:ident, $account:ident, $client:ident, |$it:ident| $answer:expr) => {{
+        let shared = Arc::clone(&$self.shared);
+        Box::pin(async move {
+            shared
+                .with_clients($account, async |clients| {
+                    let $it = &clients.$client;
+                    $answer.await
+                })
+                .await
+        })
+    }};
+}
+
+impl Catalog for Ec2 {
+    fn instance_types(&self, account: Account, names: Vec<String>) -> CatalogFuture<Vec<InstanceType>> {
+        ask!(self, account, ec2, |client| catalog::instance_types(client, &names))
+    }
+
+    fn types_matching(
+        &self,
+        account: Account,
+        requirements: InstanceRequirements,
+        architectures: Vec<String>,
+    ) -> CatalogFuture<Vec<String>> {
+        ask!(self, account, ec2, |client| catalog::types_matching(client, &requirements, &architectures))
+    }
+
+    fn offerings(&self, account: Account, names: Vec<String>) -> CatalogFuture<Vec<Offering>> {
+        ask!(self, account, ec2, |client| catalog::offerings(client, &names))
+    }
+
+    fn launch_template(
+        &self,
+        account: Account,
+        specification: LaunchTemplateSpecification,
+    ) -> CatalogFuture<LaunchTemplate> {
+        ask!(self, account, ec2, |client| catalog::launch_template(client, specification))
+    }
+
+    fn subnets(&self, account: Account, ids: Vec<String>) -> CatalogFuture<Vec<Subnet>> {
+        ask!(self, account, ec2, |client| catalog::subnets(client, &ids))
+    }
+
+    fn images(&self, account: Account, ids: Vec<String>) -> CatalogFuture<Vec<Image>> {
+        ask!(self, account, ec2, |client| catalog::images(client, &ids))
+    }
+
+    fn spot_prices(&self, account: Account, names: Vec<String>) -> CatalogFuture<Vec<SpotPrice>> {
+        ask!(self, account, ec2, |client| catalog::spot_prices(client, &names))
+    }
+
+    fn zones(&self, account: Account) -> CatalogFuture<Vec<Zone>> {
+        ask!(self, account, ec2, |client| catalog::zones(client))
+    }
+
+    fn caller(&self, account: Account) -> CatalogFuture<Caller> {
+        ask!(self, account, sts, |client| catalog::caller(client))
+    }
+
+    fn permission(&self, account: Account, action: Action, example: Example) -> CatalogFuture<Verdict> {
+        ask!(self, account, ec2, |client| catalog::permission(client, action, example))
+    }
+
+    fn decode_denial(&self, account: Account, encoded: String) -> CatalogFuture<String> {
+        ask!(self, account, sts, |client| catalog::decode_denial(client, encoded))
     }
 }
 
 impl Shared {
     /// Runs one call with the account's client, and forgets the client if its credentials were not accepted:
     /// the next call then reads them again, so that corrected credentials need no restart.
-    async fn with_client<T>(
+    async fn with_clients<T>(
         &self,
         account: Account,
-        call: impl AsyncFnOnce(Client) -> Result<T, CloudError>,
+        call: impl AsyncFnOnce(Clients) -> Result<T, CloudError>,
     ) -> Result<T, CloudError> {
         let cell = self.cell(&account);
-        let client = cell.get_or_init(|| connect(&account, &self.options)).await.clone();
-        let mut result = call(client).await;
+        let clients = cell.get_or_init(|| connect(&account, &self.options)).await.clone();
+        let mut result = call(clients).await;
         if let Err(error) = &mut result {
             if errors::is_stale_credential(&error.code) {
                 self.forget(&account, &cell);
@@ -172,7 +260,7 @@ impl Shared {
 const APP_NAME: &str = concat!("slurm-ec2-fleet-", env!("CARGO_PKG_VERSION"));
 
 /// Makes the client of an account. Reads the AWS configuration files and the environment, and sends nothing.
-async fn connect(account: &Account, options: &Ec2Options) -> Client {
+async fn connect(account: &Account, options: &Ec2Options) -> Clients {
     let region = Region::new(account.region.clone());
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(region.clone())
@@ -208,7 +296,13 @@ async fn connect(account: &Account, options: &Ec2Options) -> Client {
     if let Some(url) = &options.endpoint_url {
         config = config.endpoint_url(url);
     }
-    Client::from_conf(config.build())
+    let mut sts = aws_sdk_sts::config::Builder::from(&shared)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeout_config(options, options.timeouts.request));
+    if let Some(url) = &options.sts_endpoint_url {
+        sts = sts.endpoint_url(url);
+    }
+    Clients { ec2: Client::from_conf(config.build()), sts: aws_sdk_sts::Client::from_conf(sts.build()) }
 }
 
 fn profile_credentials(profile: &str, region: Region, options: &Ec2Options) -> SharedCredentialsProvider {

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use crate::core::ec2_api::{CloudRequest, CloudResult};
 use crate::core::site::Account;
 
+pub mod catalog;
 pub mod ec2;
 pub mod errors;
 

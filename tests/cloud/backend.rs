@@ -16,6 +16,19 @@ use slurm_ec2_fleet::core::site::{Account, Lifecycle};
 
 pub const CLUSTER_TAG: &str = "ec2fleet:cluster";
 
+/// Runs the named functions of a module against every server.
+#[macro_export]
+macro_rules! on_each_backend {
+    ($($name:ident)*) => {
+        mod moto {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::backend::Backend::Moto.world().await).await;
+            })*
+        }
+    };
+}
+
 /// Who answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
@@ -183,4 +196,8 @@ pub fn tags(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 pub fn sorted(mut ids: Vec<String>) -> Vec<String> {
     ids.sort();
     ids
+}
+
+pub fn names(from: &[&str]) -> Vec<String> {
+    from.iter().map(|&name| name.to_owned()).collect()
 }

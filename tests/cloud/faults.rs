@@ -74,12 +74,8 @@ async fn ec2_errors_keep_code_message_and_request_id() {
 
 #[tokio::test]
 async fn replies_that_cannot_be_read() {
-    let ok = |body: &str| {
-        Step::Raw(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes())
-    };
-    let status = |status: u16, body: &str| {
-        Step::Raw(format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes())
-    };
+    let ok = |body: &str| Step::Ok(body.to_owned());
+    let status = |status: u16, body: &str| Step::Status(status, body.to_owned());
     let half = error_body("RequestLimitExceeded", "m");
     let cut = format!("HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n{}", page(&["i-1"], None));
     use TransportFailure as F;
@@ -108,11 +104,10 @@ async fn replies_that_cannot_be_read() {
 
 #[tokio::test]
 async fn a_status_alone_decides_where_there_is_no_code() {
-    let bare = |status: u16| Step::Raw(format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n").into());
     for (status, class) in
         [(429, ErrorClass::Throttle), (403, ErrorClass::Permission), (404, ErrorClass::Other)]
     {
-        let error = error_of(bare(status)).await;
+        let error = error_of(Step::Status(status, String::new())).await;
         assert_eq!((error.class, error.code.as_str()), (class, "HttpStatus"));
         assert!(error.message.contains(&status.to_string()));
     }

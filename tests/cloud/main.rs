@@ -2,6 +2,7 @@
 //! `cloud::ec2` against servers that speak the EC2 Query API: moto's, and one that answers as told.
 
 mod backend;
+mod catalog;
 mod faults;
 mod moto;
 mod script;

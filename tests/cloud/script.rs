@@ -14,6 +14,8 @@ pub enum Step {
     Ok(String),
     /// This status and EC2's form of an error.
     Error(u16, &'static str, String),
+    /// This status and this body.
+    Status(u16, String),
     /// These bytes, whatever they are, and the connection ends.
     Raw(Vec<u8>),
     /// No answer; the connection stays open until the client gives up.
@@ -62,6 +64,7 @@ fn serve(
         seen.lock().unwrap().push(form_urlencoded::parse(&body).into_owned().collect());
         match next().unwrap_or(Step::Error(400, "ScriptEnded", "no more steps".into())) {
             Step::Ok(body) => reply(&mut stream, 200, &body)?,
+            Step::Status(status, body) => reply(&mut stream, status, &body)?,
             Step::Error(status, code, message) => reply(&mut stream, status, &error_body(code, &message))?,
             Step::Raw(bytes) => {
                 stream.write_all(&bytes)?;

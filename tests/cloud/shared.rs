@@ -10,17 +10,7 @@ use slurm_ec2_fleet::core::ec2_api::{
 use slurm_ec2_fleet::core::site::Lifecycle;
 
 use crate::backend::{CLUSTER_TAG, World, sorted, tags};
-
-macro_rules! on_each_backend {
-    ($($name:ident)*) => {
-        mod moto {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(crate::backend::Backend::Moto.world().await).await;
-            })*
-        }
-    };
-}
+use crate::on_each_backend;
 
 on_each_backend! {
     an_instant_fleet_launches_and_tags_its_instances

@@ -7,6 +7,7 @@ use aws_sdk_ec2::Client;
 use aws_sdk_ec2::primitives::DateTime;
 use aws_sdk_ec2::types as sdk;
 
+use super::pages::all_pages;
 use super::{Ec2Options, failure, reply, request, with_timeout};
 use crate::cloud::errors::{self, TransportFailure};
 use crate::core::ec2_api::{
@@ -16,8 +17,6 @@ use crate::core::tag;
 
 /// `MaxResults` of the Describe calls that we page.
 const PAGE: i32 = 1_000;
-/// Pages of one listing: a bound against a server that never ends, far above what an account can hold.
-const MAX_PAGES: usize = 1_000;
 /// Values of one filter (`API_Filter`).
 const IDS_PER_FILTER: usize = 200;
 /// Resources of one TerminateInstances or CreateTags call.
@@ -91,24 +90,9 @@ async fn create_fleet(
     reply::fleet_created(output)
 }
 
-/// Collects all pages, or fails as a whole: what a page that failed would have shown is not known.
 async fn describe_instances(client: &Client, filters: Vec<sdk::Filter>) -> Result<Vec<Instance>, CloudError> {
-    let mut instances = Vec::new();
-    let mut pages = Pages::default();
-    loop {
-        let output = client
-            .describe_instances()
-            .set_filters(Some(filters.clone()))
-            .max_results(PAGE)
-            .set_next_token(pages.token())
-            .send()
-            .await
-            .map_err(failure::convert)?;
-        reply::reservations(output.reservations, &mut instances)?;
-        if !pages.advance(output.next_token)? {
-            return Ok(instances);
-        }
-    }
+    let call = client.describe_instances().set_filters(Some(filters)).max_results(PAGE);
+    Ok(all_pages!(call, reservations, reply::instances))
 }
 
 /// By filter and not by `InstanceId`: an unknown id is then left out instead of failing the call, and a paginated
@@ -269,49 +253,26 @@ async fn delete_fleets(client: &Client, ids: Vec<String>, terminate_instances: b
 /// are picked here.
 async fn describe_fleets(client: &Client, cluster: &str) -> Result<Vec<Fleet>, CloudError> {
     const STATES: [&str; 3] = ["submitted", "active", "modifying"];
+    let call = client
+        .describe_fleets()
+        .filters(request::filter("fleet-state", STATES))
+        .filters(request::filter("type", ["maintain"]));
     let mut fleets = Vec::new();
-    let mut pages = Pages::default();
-    loop {
-        let output = client
-            .describe_fleets()
-            .filters(request::filter("fleet-state", STATES))
-            .filters(request::filter("type", ["maintain"]))
-            .set_next_token(pages.token())
-            .send()
-            .await
-            .map_err(failure::convert)?;
-        for data in output.fleets.unwrap_or_default() {
-            let fleet = reply::fleet(data)?;
-            let ours = fleet.tags.get(tag::CLUSTER).is_some_and(|value| value == cluster);
-            if ours && STATES.contains(&fleet.state.as_str()) {
-                fleets.push(fleet);
-            }
-        }
-        if !pages.advance(output.next_token)? {
-            return Ok(fleets);
+    for data in all_pages!(call, fleets) {
+        let fleet = reply::fleet(data)?;
+        let ours = fleet.tags.get(tag::CLUSTER).is_some_and(|value| value == cluster);
+        if ours && STATES.contains(&fleet.state.as_str()) {
+            fleets.push(fleet);
         }
     }
+    Ok(fleets)
 }
 
 async fn describe_history(client: &Client, fleet_id: String, start_unix_ms: u64) -> CloudResult {
     let start = DateTime::from_millis(i64::try_from(start_unix_ms).unwrap_or(i64::MAX));
-    let mut records = Vec::new();
-    let mut pages = Pages::default();
-    loop {
-        let output = client
-            .describe_fleet_history()
-            .fleet_id(&fleet_id)
-            .start_time(start)
-            .max_results(PAGE)
-            .set_next_token(pages.token())
-            .send()
-            .await
-            .map_err(failure::convert)?;
-        records.extend(output.history_records.unwrap_or_default().into_iter().map(reply::history_record));
-        if !pages.advance(output.next_token)? {
-            return Ok(CloudReply::History(records));
-        }
-    }
+    let call = client.describe_fleet_history().fleet_id(fleet_id).start_time(start).max_results(PAGE);
+    let records = all_pages!(call, history_records);
+    Ok(CloudReply::History(records.into_iter().map(reply::history_record).collect()))
 }
 
 async fn cancel_spot_requests(client: &Client, ids: Vec<String>) -> Result<(), CloudError> {
@@ -324,28 +285,4 @@ async fn cancel_spot_requests(client: &Client, ids: Vec<String>) -> Result<(), C
             .map_err(failure::convert)?;
     }
     Ok(())
-}
-
-/// The place in a listing of several pages.
-#[derive(Default)]
-struct Pages {
-    token: Option<String>,
-    seen: usize,
-}
-
-impl Pages {
-    fn token(&self) -> Option<String> {
-        self.token.clone()
-    }
-
-    /// Whether there is another page. A server that repeats itself would otherwise never let us go.
-    fn advance(&mut self, next: Option<String>) -> Result<bool, CloudError> {
-        let Some(next) = next.filter(|token| !token.is_empty()) else { return Ok(false) };
-        self.seen += 1;
-        if self.seen >= MAX_PAGES || self.token.as_ref() == Some(&next) {
-            return Err(TransportFailure::MalformedReply.error("the listing does not end"));
-        }
-        self.token = Some(next);
-        Ok(true)
-    }
 }

@@ -80,18 +80,15 @@ fn fleet_lifecycle(value: Option<&sdk::InstanceLifecycle>) -> Lifecycle {
     }
 }
 
-/// Appends the instances of one page.
-pub(super) fn reservations(
-    from: Option<Vec<sdk::Reservation>>,
-    into: &mut Vec<Instance>,
-) -> Result<(), CloudError> {
-    for reservation in from.unwrap_or_default() {
+pub(super) fn instances(from: Vec<sdk::Reservation>) -> Result<Vec<Instance>, CloudError> {
+    let mut instances = Vec::new();
+    for reservation in from {
         let id = reservation.reservation_id.unwrap_or_default();
         for value in reservation.instances.unwrap_or_default() {
-            into.push(instance(value, &id)?);
+            instances.push(instance(value, &id)?);
         }
     }
-    Ok(())
+    Ok(instances)
 }
 
 fn instance(value: sdk::Instance, reservation_id: &str) -> Result<Instance, CloudError> {

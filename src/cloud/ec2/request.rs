@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use aws_sdk_ec2::types as sdk;
 
+use crate::cloud::catalog::Example;
 use crate::core::ec2_api::{CreateFleet, FleetType};
 use crate::core::fleet_spec::{
     BlockDeviceMapping, EbsBlockDevice, InstanceRequirements, LaunchTemplateOverride,
@@ -205,22 +206,46 @@ pub(super) fn spot_options(request: &CreateFleet) -> Option<sdk::SpotOptionsRequ
     )
 }
 
+/// The one pool of a dry run.
+pub(super) fn example_config(example: &Example) -> sdk::FleetLaunchTemplateConfigRequest {
+    let pool = sdk::FleetLaunchTemplateOverridesRequest::builder()
+        .set_instance_type(one(example.instance_type.as_ref()))
+        .set_subnet_id(example.subnet_id.clone())
+        .build();
+    sdk::FleetLaunchTemplateConfigRequest::builder()
+        .launch_template_specification(template_specification(&example.launch_template))
+        .overrides(pool)
+        .build()
+}
+
+/// RunInstances has a type of its own for what CreateFleet calls a specification.
+pub(super) fn template_reference(value: &LaunchTemplateSpecification) -> sdk::LaunchTemplateSpecification {
+    sdk::LaunchTemplateSpecification::builder()
+        .set_launch_template_id(value.launch_template_id.clone())
+        .set_launch_template_name(value.launch_template_name.clone())
+        .set_version(value.version.clone())
+        .build()
+}
+
+/// Tags of one instance's launch, as an instant fleet sets them.
+pub(super) fn launch_tags(from: &BTreeMap<String, String>) -> Option<Vec<sdk::TagSpecification>> {
+    let kinds = [sdk::ResourceType::Instance, sdk::ResourceType::Volume, sdk::ResourceType::NetworkInterface];
+    (!from.is_empty()).then(|| kinds.into_iter().map(|kind| tag_specification(kind, from)).collect())
+}
+
+fn tag_specification(resource: sdk::ResourceType, from: &BTreeMap<String, String>) -> sdk::TagSpecification {
+    sdk::TagSpecification::builder().resource_type(resource).set_tags(Some(tags(from))).build()
+}
+
 /// `TagSpecifications`: an instant fleet tags what it launches; a maintain fleet may tag itself only
 /// (`API_CreateFleet`).
 pub(super) fn tag_specifications(request: &CreateFleet) -> Option<Vec<sdk::TagSpecification>> {
     let mut specifications = Vec::new();
-    let mut add = |resource: sdk::ResourceType, from: &BTreeMap<String, String>| {
-        if !from.is_empty() {
-            specifications.push(
-                sdk::TagSpecification::builder().resource_type(resource).set_tags(Some(tags(from))).build(),
-            );
-        }
-    };
-    add(sdk::ResourceType::Fleet, &request.fleet_tags);
+    if !request.fleet_tags.is_empty() {
+        specifications.push(tag_specification(sdk::ResourceType::Fleet, &request.fleet_tags));
+    }
     if request.fleet_type == FleetType::Instant {
-        add(sdk::ResourceType::Instance, &request.instance_tags);
-        add(sdk::ResourceType::Volume, &request.instance_tags);
-        add(sdk::ResourceType::NetworkInterface, &request.instance_tags);
+        specifications.extend(launch_tags(&request.instance_tags).unwrap_or_default());
     }
     not_empty(specifications)
 }
