@@ -86,6 +86,7 @@ pub(super) fn program(
     }
 
     let mut settings = Settings::default();
+    settings.slurmd_timeout_s = slurm.slurmd_timeout_s();
     settings.resume_timeout_s = timeout("ResumeTimeout", &conf, slurm, settings.resume_timeout_s, report);
     settings.suspend_timeout_s = timeout("SuspendTimeout", &conf, slurm, settings.suspend_timeout_s, report);
     fn set<T: Copy>(to: &mut T, from: Option<T>) {

@@ -27,6 +27,10 @@ pub enum CloudRequest {
     TerminateInstances {
         ids: Vec<String>,
     },
+    /// Instances of these maintain fleets, in states pending to stopped, by EC2's own tag `aws:ec2:fleet-id`.
+    DescribeFleetInstances {
+        fleet_ids: Vec<String>,
+    },
     CreateTags {
         ids: Vec<String>,
         tags: BTreeMap<String, String>,
@@ -63,7 +67,9 @@ impl CloudRequest {
     pub fn action(&self) -> &'static str {
         match self {
             Self::CreateFleet(_) => "CreateFleet",
-            Self::DescribeCluster { .. } | Self::DescribeInstances { .. } => "DescribeInstances",
+            Self::DescribeCluster { .. }
+            | Self::DescribeInstances { .. }
+            | Self::DescribeFleetInstances { .. } => "DescribeInstances",
             Self::TerminateInstances { .. } => "TerminateInstances",
             Self::CreateTags { .. } => "CreateTags",
             Self::ModifyFleet { .. } => "ModifyFleet",

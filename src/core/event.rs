@@ -92,6 +92,7 @@ impl Effect {
                 request,
                 CloudRequest::DescribeCluster { .. }
                     | CloudRequest::DescribeInstances { .. }
+                    | CloudRequest::DescribeFleetInstances { .. }
                     | CloudRequest::DescribeFleets { .. }
                     | CloudRequest::DescribeFleetHistory { .. }
             ),

@@ -25,6 +25,7 @@ impl ActionGroup {
         match request {
             CloudRequest::DescribeCluster { .. }
             | CloudRequest::DescribeInstances { .. }
+            | CloudRequest::DescribeFleetInstances { .. }
             | CloudRequest::DescribeFleets { .. }
             | CloudRequest::DescribeFleetHistory { .. } => Self::Describe,
             CloudRequest::TerminateInstances { .. } => Self::Terminate,

@@ -165,6 +165,8 @@ pub struct Settings {
     pub resume_timeout_s: u32,
     /// Slurm's SuspendTimeout, seconds.
     pub suspend_timeout_s: u32,
+    /// Slurm's SlurmdTimeout, seconds.
+    pub slurmd_timeout_s: u32,
     /// Seconds between two listings of EC2 and Slurm when nothing happens.
     pub rescan_s: u32,
     /// Seconds an instance may be without a node before it is terminated.
@@ -186,6 +188,7 @@ impl Default for Settings {
             batch_max_ms: 1_000,
             resume_timeout_s: 300,
             suspend_timeout_s: 60,
+            slurmd_timeout_s: 300,
             rescan_s: 60,
             orphan_grace_s: 180,
             consistency_grace_s: 120,

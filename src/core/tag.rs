@@ -4,6 +4,10 @@
 //! Keys have no slash: instance metadata does not show tags whose keys hold one (EC2 user guide, "View tags for
 //! your EC2 instances using instance metadata").
 
+use std::collections::BTreeMap;
+
+use super::site::{NodeGroup, Site};
+
 /// An instance is ours only by this tag: its value is the cluster's name.
 pub const CLUSTER: &str = "ec2fleet:cluster";
 pub const PARTITION: &str = "ec2fleet:partition";
@@ -25,6 +29,22 @@ const PLACEHOLDERS: [&str; 3] = ["{ip_address}", "{node_name}", "{hostname}"];
 #[must_use]
 pub fn has_placeholder(value: &str) -> bool {
     PLACEHOLDERS.iter().any(|placeholder| value.contains(placeholder))
+}
+
+/// Tags that an instance or fleet has from its birth.
+#[must_use]
+pub fn at_birth(site: &Site, group: &NodeGroup, launch: &str) -> BTreeMap<String, String> {
+    let mut tags: BTreeMap<String, String> = group
+        .tags
+        .iter()
+        .filter(|(_, value)| !has_placeholder(value))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    tags.insert(CLUSTER.into(), site.cluster.clone());
+    tags.insert(PARTITION.into(), group.partition.clone());
+    tags.insert(GROUP.into(), group.name.clone());
+    tags.insert(LAUNCH.into(), launch.into());
+    tags
 }
 
 /// The value for one node.

@@ -41,6 +41,17 @@ pub(super) async fn run(client: Client, options: &Ec2Options, request: CloudRequ
         CloudRequest::DescribeInstances { ids } => {
             describe_ids(&client, &ids).await.map(CloudReply::Instances)
         }
+        CloudRequest::DescribeFleetInstances { fleet_ids } => {
+            let mut instances = Vec::new();
+            for chunk in fleet_ids.chunks(IDS_PER_FILTER) {
+                let filters = vec![
+                    request::filter("tag:aws:ec2:fleet-id", chunk),
+                    request::filter("instance-state-name", ["pending", "running", "stopping", "stopped"]),
+                ];
+                instances.append(&mut describe_instances(&client, filters).await?);
+            }
+            Ok(CloudReply::Instances(instances))
+        }
         CloudRequest::TerminateInstances { ids } => terminate(&client, ids).await,
         CloudRequest::CreateTags { ids, tags } => {
             create_tags(&client, ids, &tags).await.map(|()| CloudReply::Tagged)

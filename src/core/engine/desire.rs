@@ -163,13 +163,21 @@ impl Engine {
             return;
         }
         match desire {
-            Desire::Waking if !bound && node.launch.is_none() && !node.reported => {
+            Desire::Waking
+                if !bound
+                    && node.launch.is_none()
+                    && !node.reported
+                    && !self.fulfilling.contains_key(name) =>
+            {
                 self.queues.entry(group.stem()).or_default().add(index, name, now);
             }
             Desire::Down => {
                 self.unqueue(&group.stem(), index);
                 if bound {
                     seen.unbind.push(name.to_owned());
+                }
+                if self.persisted.fleets.contains_key(name) {
+                    seen.fleets.push(name.to_owned());
                 }
             }
             Desire::Keep => self.unqueue(&group.stem(), index),
@@ -199,14 +207,23 @@ impl Engine {
             let text = format!("Slurm powers down {} nodes", seen.down.len());
             self.fact(self.new_fact(FactKind::PowerDownSeen, text).nodes(&seen.down));
         }
+        for name in &seen.fleets {
+            self.end_fleet_of(name);
+        }
         if !seen.unbind.is_empty() {
             for name in &seen.unbind {
                 if let Some(binding) = self.persisted.bindings.get(name).cloned() {
                     self.by_instance.remove(&binding.instance_id);
-                    self.end_instance(&binding.account, binding.instance_id);
+                    if self.persisted.fleets.contains_key(name) {
+                        // The fleet takes its instance with it.
+                        self.ended.insert(binding.instance_id, self.now.mono_ms);
+                    } else {
+                        self.end_instance(&binding.account, binding.instance_id);
+                    }
                 }
                 self.tell.forget(name);
                 self.tags.forget(name);
+                self.forget_sleep(name);
             }
             self.record(Record::Unbound { nodes: seen.unbind, why: "powered down by Slurm".into() });
         }
@@ -221,4 +238,5 @@ struct Seen {
     ended: Vec<String>,
     down: Vec<String>,
     unbind: Vec<String>,
+    fleets: Vec<String>,
 }

@@ -87,6 +87,15 @@ pub(super) struct Pool {
 }
 
 impl Pool {
+    pub(super) fn of(account: &Account, over: &LaunchTemplateOverride, lifecycle: Lifecycle) -> Self {
+        Self {
+            account: account.clone(),
+            instance_type: over.instance_type.clone().unwrap_or_default(),
+            place: over.subnet_id.clone().or_else(|| over.availability_zone.clone()).unwrap_or_default(),
+            lifecycle,
+        }
+    }
+
     pub(super) fn serves(&self, group: &NodeGroup) -> bool {
         self.account == group.account
             && group
@@ -206,15 +215,33 @@ impl Engine {
         if nodes.is_empty() {
             return;
         }
+        if group.scope == FleetScope::Node {
+            self.begin_node_fleets(group, &nodes, lifecycle, &BTreeMap::new());
+            return;
+        }
+        let token = self.new_token();
+        let request = fleet_request(&self.site, group, nodes.len(), lifecycle, &token, &self.cooling_pools());
+        self.record_launch(group, nodes, lifecycle, token, request);
+    }
+
+    pub(super) fn new_token(&mut self) -> String {
         self.counter += 1;
-        let token = format!("ec2fleet-{}-{}", self.options.nonce, self.counter);
-        let cooling: Vec<&Pool> = self
-            .cooling
-            .iter()
-            .filter(|(_, until)| **until > self.now.mono_ms)
-            .map(|(pool, _)| pool)
-            .collect();
-        let request = fleet_request(&self.site, group, nodes.len(), lifecycle, &token, &cooling);
+        format!("ec2fleet-{}-{}", self.options.nonce, self.counter)
+    }
+
+    pub(super) fn cooling_pools(&self) -> Vec<&Pool> {
+        self.cooling.iter().filter(|(_, until)| **until > self.now.mono_ms).map(|(pool, _)| pool).collect()
+    }
+
+    /// The intent, and the launch that follows from it.
+    pub(super) fn record_launch(
+        &mut self,
+        group: &NodeGroup,
+        nodes: Vec<String>,
+        lifecycle: Lifecycle,
+        token: String,
+        request: CreateFleet,
+    ) -> u64 {
         let id = self.persisted.next_id;
         let deadline = self.launch_deadline(&nodes);
         self.record(Record::Intent {
@@ -245,10 +272,11 @@ impl Engine {
                 last_error: None,
             },
         );
+        id
     }
 
     /// Half a minute before Slurm's ResumeTimeout would strike the first of the nodes, but never below a minute.
-    fn launch_deadline(&self, nodes: &[String]) -> u64 {
+    pub(super) fn launch_deadline(&self, nodes: &[String]) -> u64 {
         let patience =
             (u64::from(self.site.settings.resume_timeout_s) * 1000).saturating_sub(30_000).max(60_000);
         let first = nodes.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since).min();
@@ -479,6 +507,7 @@ impl Engine {
     }
 
     fn fail_launch(&mut self, id: u64, error: CloudError) {
+        let tried = self.attempts_of.remove(&id);
         let Some(launch) = self.close_launch(id, Outcome::Failed(error.clone())) else { return };
         let fact = self
             .new_fact(FactKind::CreateFleetFailed, error.message.clone())
@@ -496,6 +525,10 @@ impl Engine {
         );
         self.note_failure(&launch.group, last);
         let short = self.still_wanted(&launch.nodes);
+        if let (Some((tried, first)), [node], ErrorClass::Capacity) = (tried, short.as_slice(), error.class) {
+            self.try_next_pool(node, &launch.group, launch.lifecycle, tried, first);
+            return;
+        }
         if !self.fall_back(&launch, &short, &error.code) {
             self.fail_nodes(&short, &error.code, &error.message);
         }
@@ -504,6 +537,18 @@ impl Engine {
 
     fn take_fleet_reply(&mut self, id: u64, fleet: FleetReply) {
         let Some(launch) = self.launches.get(&id).cloned() else { return };
+        if self.is_node_fleet(id) {
+            let Some(node) = self
+                .persisted
+                .open
+                .get(&id)
+                .and_then(|intent| intent.launch.as_ref()?.nodes.first().cloned())
+            else {
+                return;
+            };
+            self.take_node_fleet(id, &node, &fleet.fleet_id);
+            return;
+        }
         let (group, account, token, lifecycle, started) = (
             launch.group.clone(),
             launch.account.clone(),
@@ -572,6 +617,12 @@ impl Engine {
             launch.phase =
                 Phase::Describing { pending: ids, in_flight: false, attempts: 0, next_at: now, since: now };
         }
+    }
+
+    fn is_node_fleet(&self, id: u64) -> bool {
+        self.persisted.open.get(&id).is_some_and(|intent| {
+            matches!(&intent.request, CloudRequest::CreateFleet(request) if request.fleet_type == FleetType::Maintain)
+        })
     }
 
     pub(super) fn still_wanted(&self, nodes: &[String]) -> Vec<String> {
@@ -688,7 +739,7 @@ fn telling(errors: &[PoolError]) -> (String, String) {
     }
 }
 
-/// The CreateFleet request for `count` nodes of a group.
+/// The instant fleet for `count` nodes of a group.
 fn fleet_request(
     site: &Site,
     group: &NodeGroup,
@@ -697,27 +748,14 @@ fn fleet_request(
     token: &str,
     cooling: &[&Pool],
 ) -> CreateFleet {
-    let fleet_type = match group.scope {
-        FleetScope::Launch => FleetType::Instant,
-        FleetScope::Node | FleetScope::Group => FleetType::Maintain,
-    };
-    let mut tags = BTreeMap::new();
-    for (key, value) in &group.tags {
-        if !tag::has_placeholder(value) {
-            tags.insert(key.clone(), value.clone());
-        }
-    }
-    tags.insert(tag::CLUSTER.into(), site.cluster.clone());
-    tags.insert(tag::PARTITION.into(), group.partition.clone());
-    tags.insert(tag::GROUP.into(), group.name.clone());
-    tags.insert(tag::LAUNCH.into(), token.into());
+    let mut tags = tag::at_birth(site, group, token);
     let fleet_tags = tags.clone();
     tags.entry(tag::NAME.into()).or_insert_with(|| group.stem());
 
     let target = u32::try_from(count).unwrap_or(u32::MAX);
     let mut spot_options = group.spot_options.clone();
     let mut on_demand_options = group.on_demand_options.clone();
-    if group.all_or_nothing && fleet_type == FleetType::Instant {
+    if group.all_or_nothing {
         let minimum = i32::try_from(target.min(1_000)).ok();
         spot_options.min_target_capacity = minimum;
         on_demand_options.min_target_capacity = minimum;
@@ -731,7 +769,7 @@ fn fleet_request(
     }
     CreateFleet {
         client_token: token.into(),
-        fleet_type,
+        fleet_type: FleetType::Instant,
         target,
         lifecycle,
         on_demand_options,
@@ -744,7 +782,11 @@ fn fleet_request(
 }
 
 /// Overrides × subnets, without the pools that lately had nothing, unless that leaves none.
-fn pools(group: &NodeGroup, lifecycle: Lifecycle, cooling: &[&Pool]) -> Vec<LaunchTemplateOverride> {
+pub(super) fn pools(
+    group: &NodeGroup,
+    lifecycle: Lifecycle,
+    cooling: &[&Pool],
+) -> Vec<LaunchTemplateOverride> {
     let mut all = Vec::new();
     for over in &group.overrides {
         let subnets: Vec<Option<String>> = match (&over.subnet_id, group.subnet_ids.is_empty()) {

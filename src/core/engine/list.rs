@@ -118,6 +118,13 @@ impl Engine {
                 view.last_error = None;
                 view.instances = instances.iter().filter(|instance| !instance.state.is_ended()).count();
                 view.fresh = Some((started, instances));
+                if self.keeps_fleets(account) {
+                    let cluster = self.site.cluster.clone();
+                    self.cloud(
+                        Purpose::ListFleets { account: account.clone() },
+                        CloudRequest::DescribeFleets { cluster },
+                    );
+                }
                 if recovered {
                     self.fact(self.new_fact(FactKind::CloudKnown, format!("EC2 in {account} answers again")));
                 }

@@ -8,10 +8,12 @@
 mod bind;
 mod desire;
 mod end;
+mod fleet;
 mod launch;
 mod list;
 mod outbox;
 mod reconcile;
+mod sleep;
 mod tags;
 mod tell;
 #[cfg(test)]
@@ -21,6 +23,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::ec2_api::InstanceState;
 use super::event::{CallId, Event, Step};
 use super::fact::{Fact, FactKind};
 use super::limits::Budget;
@@ -95,6 +98,20 @@ pub struct Engine {
     slurm: list::SlurmView,
     orphans: BTreeMap<String, u64>,
     missing: BTreeMap<String, u64>,
+    fulfilling: BTreeMap<String, fleet::Fulfil>,
+    fleet_ends: BTreeMap<Account, fleet::FleetEnds>,
+    fleet_orphans: BTreeMap<String, u64>,
+    fleet_poll_at: u64,
+    fleet_poll_in_flight: bool,
+    /// Pools that a node's fleet launch has tried, and since when, by intent.
+    attempts_of: BTreeMap<u64, (BTreeSet<launch::Pool>, u64)>,
+    sleeping: BTreeMap<String, sleep::Sleep>,
+    alive_at: u64,
+    sleep_watch_at: u64,
+    sleep_watch_in_flight: u32,
+    instance_states: BTreeMap<String, InstanceState>,
+    /// Nodes that are to be powered down although they are bound.
+    forced: BTreeSet<String>,
     calls: BTreeMap<CallId, outbox::Purpose>,
     next_call: CallId,
     outbox: Vec<outbox::Pending>,
@@ -133,6 +150,18 @@ impl Engine {
             slurm: list::SlurmView::default(),
             orphans: BTreeMap::new(),
             missing: BTreeMap::new(),
+            fulfilling: BTreeMap::new(),
+            fleet_ends: BTreeMap::new(),
+            fleet_orphans: BTreeMap::new(),
+            fleet_poll_at: 0,
+            fleet_poll_in_flight: false,
+            attempts_of: BTreeMap::new(),
+            sleeping: BTreeMap::new(),
+            alive_at: 0,
+            sleep_watch_at: 0,
+            sleep_watch_in_flight: 0,
+            instance_states: BTreeMap::new(),
+            forced: BTreeSet::new(),
             calls: BTreeMap::new(),
             next_call: 1,
             outbox: Vec::new(),
@@ -174,6 +203,8 @@ impl Engine {
             && self.launches.is_empty()
             && self.queues.values().all(launch::Queue::is_empty)
             && self.endings.values().all(end::EndQueue::is_empty)
+            && self.fulfilling.is_empty()
+            && self.fleet_ends.values().all(fleet::FleetEnds::is_empty)
             && self.tell.is_empty()
             && self.reports.is_empty()
             && self.tags.node_tags_done()
@@ -242,6 +273,8 @@ impl Engine {
         self.list_when_due();
         self.close_launch_batches();
         self.advance_launches();
+        self.watch_fleets();
+        self.mind_sleepers();
         self.end_instances();
         self.tell_addresses();
         self.report_failures();
@@ -260,7 +293,15 @@ impl Engine {
             Purpose::Confirm { account, ids } => self.take_confirmation(&account, &ids, result),
             Purpose::Terminate { intent, .. } => self.take_terminated(intent, result),
             Purpose::Tags { intent, nodes, level, .. } => self.take_tagged(intent, nodes, level, result),
-            Purpose::Load { .. } | Purpose::Tell { .. } | Purpose::Report { .. } | Purpose::Reset => {}
+            Purpose::PollFleets { account } => self.take_fleet_instances(&account, result),
+            Purpose::ListFleets { account } => self.take_fleets(&account, result),
+            Purpose::DeleteFleets { intent, .. } => self.take_deleted(intent, result),
+            Purpose::WatchSleep { .. } => self.take_sleep_watch(result),
+            Purpose::Mind
+            | Purpose::Load { .. }
+            | Purpose::Tell { .. }
+            | Purpose::Report { .. }
+            | Purpose::Reset => {}
         }
     }
 
@@ -283,7 +324,12 @@ impl Engine {
             | Purpose::List { .. }
             | Purpose::Confirm { .. }
             | Purpose::Terminate { .. }
-            | Purpose::Tags { .. } => {}
+            | Purpose::Tags { .. }
+            | Purpose::PollFleets { .. }
+            | Purpose::ListFleets { .. }
+            | Purpose::DeleteFleets { .. }
+            | Purpose::WatchSleep { .. } => {}
+            Purpose::Mind => self.take_minded(result),
         }
     }
 
@@ -355,6 +401,7 @@ impl Engine {
             entry.bound_at = self.now.mono_ms;
         }
         self.recover_tags();
+        self.recover_fleets();
         let open: Vec<u64> = self.persisted.open.keys().copied().collect();
         for id in &open {
             self.recover_intent(*id);

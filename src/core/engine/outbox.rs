@@ -52,6 +52,23 @@ pub(super) enum Purpose {
         nodes: Vec<String>,
     },
     Reset,
+    /// Instances of fleets that are still empty.
+    PollFleets {
+        account: Account,
+    },
+    ListFleets {
+        account: Account,
+    },
+    DeleteFleets {
+        account: Account,
+        intent: u64,
+    },
+    /// States of instances that EC2 may hibernate.
+    WatchSleep {
+        account: Account,
+    },
+    /// What a sleeping or waking node needs from slurmctld.
+    Mind,
 }
 
 impl Purpose {
@@ -62,14 +79,18 @@ impl Purpose {
             | Self::List { account, .. }
             | Self::Confirm { account, .. }
             | Self::Terminate { account, .. }
-            | Self::Tags { account, .. } => Some(account),
-            Self::Load { .. } | Self::Tell { .. } | Self::Report { .. } | Self::Reset => None,
+            | Self::Tags { account, .. }
+            | Self::PollFleets { account }
+            | Self::ListFleets { account }
+            | Self::DeleteFleets { account, .. }
+            | Self::WatchSleep { account } => Some(account),
+            Self::Load { .. } | Self::Tell { .. } | Self::Report { .. } | Self::Reset | Self::Mind => None,
         }
     }
 
     fn action_group(&self) -> ActionGroup {
         match self {
-            Self::Create { .. } => ActionGroup::Mutate,
+            Self::Create { .. } | Self::DeleteFleets { .. } => ActionGroup::Mutate,
             Self::Terminate { .. } => ActionGroup::Terminate,
             Self::Tags { .. } => ActionGroup::CreateTags,
             _ => ActionGroup::Describe,
@@ -79,7 +100,7 @@ impl Purpose {
     /// Terminations and recovery before launches, `Name` tags last.
     fn priority(&self) -> u8 {
         match self {
-            Self::Terminate { .. } => 0,
+            Self::Terminate { .. } | Self::DeleteFleets { .. } => 0,
             Self::Create { .. } | Self::DescribeLaunch { .. } => 1,
             Self::Tags { level: TagLevel::Full, .. } => 9,
             _ => 2,

@@ -27,6 +27,9 @@ impl Engine {
             .filter(|instance| !instance.state.is_ended())
             .map(|instance| (instance.id.as_str(), instance))
             .collect();
+        for instance in alive.values() {
+            self.note_instance_state(instance);
+        }
         self.follow_addresses(&alive);
         self.adopt(account, &alive);
         self.judge_orphans(account, &alive);
@@ -137,7 +140,13 @@ impl Engine {
         let launch = instance.tags.get(tag::LAUNCH);
         let expected =
             self.launches.values().any(|open| Some(&open.token) == launch || open.expects(&instance.id));
-        !self.by_instance.contains_key(&instance.id) && !expected && !self.is_ending(&instance.id)
+        let fleet = instance.tags.get(super::fleet::FLEET_ID);
+        let in_fleet =
+            fleet.is_some_and(|id| self.persisted.fleets.values().any(|known| known.fleet_id == *id));
+        !self.by_instance.contains_key(&instance.id)
+            && !expected
+            && !in_fleet
+            && !self.is_ending(&instance.id)
     }
 
     fn judge_orphans(&mut self, account: &Account, alive: &BTreeMap<&str, &Instance>) {
@@ -257,6 +266,8 @@ impl Engine {
     /// EC2 has ended the instance behind a node: Slurm must know now, not after SlurmdTimeout.
     fn lose_instance(&mut self, node: &str, id: &str, why: &str) {
         self.missing.remove(id);
+        self.instance_states.remove(id);
+        self.forget_sleep(node);
         self.by_instance.remove(id);
         self.tell.forget(node);
         self.tags.forget(node);
@@ -341,7 +352,9 @@ impl Engine {
             self.by_instance.remove(&binding.instance_id);
             self.tell.forget(node);
             self.tags.forget(node);
-            self.end_instance(&binding.account, binding.instance_id.clone());
+            if !self.end_fleet_of(node) {
+                self.end_instance(&binding.account, binding.instance_id.clone());
+            }
             self.record(Record::Unbound {
                 nodes: vec![node.clone()],
                 why: "replaced by an administrator".into(),

@@ -113,6 +113,12 @@ impl Engine {
         let mut calls = Vec::new();
         for ((account, _), mut bindings) in reservations {
             bindings.sort_by_key(|binding| binding.ami_launch_index);
+            // Instances of maintain fleets have no tag of ours from birth.
+            if bindings.iter().any(|binding| self.persisted.fleets.contains_key(&binding.node)) {
+                let mine = bindings.into_iter().filter(|binding| due.contains(&binding.node));
+                calls.extend(mine.map(|binding| self.fleet_tags(binding)));
+                continue;
+            }
             let gapless =
                 bindings.iter().zip(0u32..).all(|(binding, index)| binding.ami_launch_index == index);
             let list = hostlist::fold_ordered(bindings.iter().map(|binding| &binding.node));
@@ -137,6 +143,20 @@ impl Engine {
             }
         }
         calls
+    }
+
+    fn fleet_tags(&self, binding: &Binding) -> TagCall {
+        let mut tags = self.site.locate(&binding.node).map_or_else(BTreeMap::new, |(group, _)| {
+            tag::at_birth(&self.site, group, binding.launch.as_deref().unwrap_or_default())
+        });
+        tags.insert(tag::NODE.to_owned(), binding.node.clone());
+        TagCall {
+            account: binding.account.clone(),
+            nodes: vec![binding.node.clone()],
+            ids: vec![binding.instance_id.clone()],
+            tags,
+            level: TagLevel::Node,
+        }
     }
 
     fn write_full_tags(&mut self) {

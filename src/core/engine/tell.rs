@@ -149,10 +149,13 @@ impl Engine {
                 .filter(|name| {
                     let desire = self.nodes.get(name).map_or(Desire::Unknown, |node| node.desire);
                     matches!(desire, Desire::Waking | Desire::Keep)
-                        && !self.persisted.bindings.contains_key(name)
+                        && (!self.persisted.bindings.contains_key(name) || self.forced.contains(name))
                         && !self.is_locked(name)
                 })
                 .collect();
+            for name in &nodes {
+                self.forced.remove(name);
+            }
             if nodes.is_empty() {
                 continue;
             }
@@ -174,10 +177,26 @@ impl Engine {
             self.reports.attempts += 1;
             self.reports.next_at = self.now.mono_ms + backoff_ms(self.reports.attempts + 2, &mut self.rng);
             self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
+            self.forced
+                .extend(nodes.iter().filter(|name| self.persisted.bindings.contains_key(*name)).cloned());
             self.reports.by_reason.entry(reason).or_default().extend(nodes);
         } else {
             self.reports.attempts = 0;
             self.reports.next_at = 0;
+        }
+    }
+
+    /// Have Slurm power a node down now, whatever runs there.
+    pub(super) fn force_down(&mut self, node: &str, code: &str, message: &str) {
+        self.forced.insert(node.to_owned());
+        let fact = self.new_fact(FactKind::NodesFailed, message).nodes([node]).code(code);
+        self.fact(fact);
+        self.reports.add(reason(code, message), vec![node.to_owned()]);
+    }
+
+    pub(super) fn take_minded(&mut self, result: SlurmResult) {
+        if let Err(error) = result {
+            self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()));
         }
     }
 

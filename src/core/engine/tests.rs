@@ -590,3 +590,242 @@ fn idle_costs_at_most_two_describes_a_minute() {
     }
     assert!(calls <= 20, "{calls} calls in ten minutes");
 }
+
+/// A group whose Spot instances sleep, one fleet per node.
+fn hibernating() -> NodeGroup {
+    let mut group = group("g");
+    group.scope = FleetScope::Node;
+    group.spot_options.instance_interruption_behavior = Some("hibernate".into());
+    group.overrides.push(LaunchTemplateOverride {
+        instance_type: Some("m5.large".into()),
+        ..LaunchTemplateOverride::default()
+    });
+    group
+}
+
+impl Bench {
+    fn create_fleet(&mut self) -> (u64, crate::core::ec2_api::CreateFleet) {
+        let (call, request) = self.take("CreateFleet").expect("a CreateFleet call");
+        let CloudRequest::CreateFleet(request) = request else { unreachable!() };
+        (call, *request)
+    }
+
+    fn fleet_made(&mut self, call: u64, id: &str) {
+        let reply = FleetReply { fleet_id: id.into(), ..FleetReply::default() };
+        self.give(Event::CloudAnswered { call, result: Ok(CloudReply::Fleet(reply)) });
+    }
+
+    /// One node of a hibernating group, up with a job.
+    fn sleeper() -> Self {
+        let mut bench = Self::with(hibernating(), Persisted::default());
+        bench.tick(0);
+        bench.answer_views();
+        bench.wake(&["p-g-0"]);
+        bench.tick(40);
+        let (call, request) = bench.create_fleet();
+        assert_eq!((request.target, request.overrides.len()), (1, 1), "one node, one pool");
+        assert!(request.instance_tags.is_empty());
+        assert_eq!(request.fleet_tags[tag::NODE], "p-g-0");
+        bench.fleet_made(call, "fleet-0");
+        let mut instance = bench.instance("i-0", 0, "");
+        instance.tags = [(fleet::FLEET_ID.to_owned(), "fleet-0".to_owned())].into();
+        bench.instances[0].tags.extend(instance.tags.clone());
+        let (call, _) = bench.take("DescribeInstances").expect("the fleet is polled");
+        bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(vec![instance])) });
+        assert_eq!(bench.bound("p-g-0"), Some("i-0"));
+        let (_, tags) = bench.take("CreateTags").expect("the instance gets all tags");
+        let CloudRequest::CreateTags { tags, .. } = tags else { unreachable!() };
+        assert_eq!((tags[tag::CLUSTER].as_str(), tags[tag::NODE].as_str()), ("c", "p-g-0"));
+        bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD);
+        bench.give(Event::Power(PowerReading {
+            waking_ended: vec!["p-g-0".into()],
+            ..PowerReading::default()
+        }));
+        bench.effects.retain(|e| matches!(e, Effect::Cloud { request: CloudRequest::DescribeInstances { .. }, .. }));
+        bench
+    }
+
+    /// Answer the look at sleepers with this state.
+    fn look(&mut self, state: InstanceState) {
+        self.instances[0].state = state;
+        for _ in 0..60 {
+            if let Some((call, _)) = self.take("DescribeInstances") {
+                let instances = self.instances.clone();
+                self.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(instances)) });
+                return;
+            }
+            self.tick(1_000);
+        }
+        panic!("nobody looks whether the instance sleeps");
+    }
+
+    fn requests(&mut self) -> Vec<SlurmRequest> {
+        let (mut requests, mut rest) = (Vec::new(), Vec::new());
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                Effect::Slurm { request, .. } if request != SlurmRequest::LoadNodes => requests.push(request),
+                other => rest.push(other),
+            }
+        }
+        self.effects = rest;
+        requests
+    }
+}
+
+#[test]
+fn an_empty_fleet_is_deleted_and_the_next_pool_is_asked() {
+    let mut bench = Bench::with(hibernating(), Persisted::default());
+    bench.tick(0);
+    bench.answer_views();
+    bench.wake(&["p-g-0"]);
+    bench.tick(40);
+    let mut seen = Vec::new();
+    for number in 0..4 {
+        let (call, request) = bench.create_fleet();
+        seen.push((request.overrides[0].instance_type.clone(), request.overrides[0].subnet_id.clone()));
+        bench.fleet_made(call, &format!("fleet-{number}"));
+        let until = bench.now.mono_ms + 61_000;
+        while bench.now.mono_ms < until {
+            bench.tick(1_000);
+            if let Some((call, CloudRequest::DescribeFleetInstances { .. })) = bench.take("DescribeInstances")
+            {
+                bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(Vec::new())) });
+            }
+            if let Some((call, CloudRequest::DeleteFleets { ids, terminate_instances })) =
+                bench.take("DeleteFleets")
+            {
+                assert_eq!(
+                    (ids.as_slice(), terminate_instances),
+                    ([format!("fleet-{number}")].as_slice(), true)
+                );
+                let reply = CloudReply::Deleted { deleted: ids, failed: Vec::new() };
+                bench.give(Event::CloudAnswered { call, result: Ok(reply) });
+            }
+        }
+    }
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 4, "two types in two zones, each once: {seen:?}");
+    let (_, update) = bench.take_update().expect("then the node is reported");
+    assert!(update.reason.unwrap().contains("UnfulfillableCapacity"));
+    assert!(bench.engine.persisted().fleets.is_empty());
+}
+
+#[test]
+fn a_sleeping_node_is_kept_responding_closed_and_its_job_lengthened() {
+    let mut bench = Bench::sleeper();
+    bench.look(InstanceState::Stopped);
+    let requests = bench.requests();
+    assert!(requests.contains(&SlurmRequest::KeepResponding { nodes: vec!["p-g-0".into()] }), "{requests:?}");
+    assert!(requests.contains(&SlurmRequest::ExtendJobs { node: "p-g-0".into(), minutes: 1 }));
+    assert!(
+        requests
+            .iter()
+            .any(|r| matches!(r, SlurmRequest::UpdateNodes(u) if u.state == Some(NodeStateChange::Drain)))
+    );
+    let (mut alive, mut minutes) = (0, 0);
+    for _ in 0..600 {
+        bench.tick(1_000);
+        for request in bench.requests() {
+            match request {
+                SlurmRequest::KeepResponding { .. } => alive += 1,
+                SlurmRequest::ExtendJobs { minutes: more, .. } => minutes += more,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(alive >= 600 / 100, "SlurmdTimeout is 300 s, and {alive} calls in 600 s");
+    assert_eq!(minutes, 10);
+    bench.look(InstanceState::Running);
+    let requests = bench.requests();
+    assert!(
+        requests
+            .iter()
+            .any(|r| matches!(r, SlurmRequest::UpdateNodes(u) if u.state == Some(NodeStateChange::Undrain)))
+    );
+    bench.tick(300_000);
+    assert!(
+        !bench.requests().iter().any(|r| matches!(r, SlurmRequest::KeepResponding { .. })),
+        "awake nodes answer themselves"
+    );
+}
+
+#[test]
+fn a_node_that_is_not_asleep_is_left_to_slurmd_timeout() {
+    let mut bench = Bench::sleeper();
+    for _ in 0..20 {
+        bench.look(InstanceState::Running);
+    }
+    assert_eq!(bench.requests(), Vec::new());
+}
+
+#[test]
+fn powering_down_deletes_the_fleet_and_not_the_instance_alone() {
+    let mut bench = Bench::sleeper();
+    bench.give(Event::Power(PowerReading { suspended: vec!["p-g-0".into()], ..PowerReading::default() }));
+    bench.tick(40);
+    let (_, request) = bench.take("DeleteFleets").expect("the fleet is deleted");
+    assert_eq!(
+        request,
+        CloudRequest::DeleteFleets { ids: vec!["fleet-0".into()], terminate_instances: true }
+    );
+    assert!(bench.take("TerminateInstances").is_none(), "EC2 would replace it");
+}
+
+#[test]
+fn a_sleep_beyond_the_limit_is_ended_where_the_site_wants_it() {
+    let mut group = hibernating();
+    group.hibernation.max_minutes = Some(5);
+    group.hibernation.after_max = crate::core::site::AfterMaxHibernation::Requeue;
+    let mut bench = Bench::sleeper();
+    let site = Site::new("c".into(), Vec::new(), vec![group], Settings::default());
+    bench.give(Event::SiteChanged(Arc::new(site)));
+    bench.answer_views();
+    bench.look(InstanceState::Stopped);
+    bench.requests();
+    let mut forced = None;
+    for second in 0..400 {
+        bench.tick(1_000);
+        let found = bench.requests().into_iter().find_map(|request| match request {
+            SlurmRequest::UpdateNodes(update) => update.state,
+            _ => None,
+        });
+        if found.is_some() {
+            forced = Some((second, found));
+            break;
+        }
+    }
+    let (second, state) = forced.expect("powered down");
+    assert_eq!(state, Some(NodeStateChange::PowerDownForce));
+    assert!((295..310).contains(&second), "{second}");
+}
+
+#[test]
+fn a_fleet_that_no_journal_knows_is_adopted_or_deleted() {
+    let mut bench = Bench::with(hibernating(), Persisted::default());
+    bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::POWERING_UP));
+    bench.tick(0);
+    bench.answer_views();
+    let fleet = |id: &str, node: &str| crate::core::ec2_api::Fleet {
+        id: id.into(),
+        state: "active".into(),
+        activity: None,
+        target: 1,
+        fulfilled: 1.0,
+        client_token: None,
+        tags: [(tag::NODE.to_owned(), node.to_owned())].into(),
+    };
+    let mut deleted = Vec::new();
+    for _ in 0..8 {
+        while let Some((call, _)) = bench.take("DescribeFleets") {
+            let fleets = vec![fleet("fleet-mine", "p-g-0"), fleet("fleet-lost", "p-g-7")];
+            bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Fleets(fleets)) });
+        }
+        bench.rescan(61);
+        bench.tick(40);
+        if let Some((_, CloudRequest::DeleteFleets { ids, .. })) = bench.take("DeleteFleets") {
+            deleted.extend(ids);
+        }
+    }
+    assert!(deleted.contains(&"fleet-lost".to_owned()), "{deleted:?}");
+}

@@ -23,6 +23,7 @@ impl Engine {
                 "booting" => report.booting += 1,
                 "ready" => report.ready += 1,
                 "busy" => report.busy += 1,
+                "asleep" => report.asleep += 1,
                 "stopping" => report.stopping += 1,
                 "failed" => report.failed += 1,
                 _ => {}
@@ -58,6 +59,7 @@ impl Engine {
             + report.booting
             + report.ready
             + report.busy
+            + report.asleep
             + report.stopping
             + report.failed;
         report.powered_down = group.max_nodes.saturating_sub(elsewhere);
@@ -120,10 +122,15 @@ impl Engine {
                 report::Desire::Down
             },
             phase: self.phase(name, &node, binding).to_owned(),
-            since_unix_ms: self.now.unix_ms.saturating_sub(self.now.since(node.since)),
+            since_unix_ms: self.sleeping.get(name).map_or_else(
+                || self.now.unix_ms.saturating_sub(self.now.since(node.since)),
+                |sleep| sleep.since_unix_ms,
+            ),
             instance_id: binding.map(|b| b.instance_id.clone()),
             instance_type: binding.map(|b| b.instance_type.clone()),
-            instance_state: None,
+            instance_state: binding
+                .and_then(|b| self.instance_states.get(&b.instance_id))
+                .map(|state| state.as_str().to_owned()),
             zone: binding.map(|b| b.zone.clone()),
             lifecycle: binding.map(|b| b.lifecycle),
             addr: binding.map(|b| b.addr.clone()),
@@ -137,8 +144,9 @@ impl Engine {
         match node.desire {
             Desire::Waking if node.reported => "failed",
             Desire::Waking if binding.is_some() => "booting",
-            Desire::Waking if node.launch.is_some() => "launching",
+            Desire::Waking if node.launch.is_some() || self.fulfilling.contains_key(name) => "launching",
             Desire::Waking => "pending",
+            Desire::Keep if self.sleeping.contains_key(name) => "asleep",
             Desire::Keep if node.base == NodeBase::Down => "failed",
             Desire::Keep if node.has_job => "busy",
             Desire::Keep => "ready",

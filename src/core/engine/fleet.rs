@@ -1,0 +1,519 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! `FleetScope::Node`: one maintain fleet per Slurm node, target 1, one pool.
+//!
+//! Node = fleet = instance, through sleep, waking and replacement. We choose the pool; a fleet that stays empty is
+//! deleted and the next pool is tried; powering down is deleting the fleet with its instance.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::launch::{Pool, pools};
+use super::outbox::Purpose;
+use super::{Desire, Engine};
+use crate::core::ec2_api::{
+    CloudReply, CloudRequest, CloudResult, CreateFleet, Fleet, FleetType, Instance, InstanceState,
+};
+use crate::core::fact::FactKind;
+use crate::core::fleet_spec::LaunchTemplateOverride;
+use crate::core::limits::backoff_ms;
+use crate::core::record::{Intent, NodeFleet, Outcome, Record};
+use crate::core::site::{Account, FleetScope, Lifecycle, NodeGroup, Site};
+use crate::core::tag;
+
+/// EC2's own tag on instances of maintain fleets (EC2 user guide, "Tag an EC2 Fleet").
+pub const FLEET_ID: &str = "aws:ec2:fleet-id";
+
+/// How long one pool may leave a fleet empty. EC2 says nothing when it has no capacity: a shortage is silence.
+const POOL_PATIENCE_MS: u64 = 60_000;
+
+/// How often unfulfilled fleets are looked at.
+const POLL_MS: u64 = 2_000;
+
+/// Fleets in one DeleteFleets call (EC2 API reference, API_DeleteFleets).
+const MAX_DELETE: usize = 100;
+
+/// EC2 allows this many active fleets in a region (EC2 user guide, "EC2 Fleet quotas").
+pub const MAX_FLEETS: usize = 1_000;
+
+/// A fleet that has no instance yet.
+#[derive(Clone, Debug)]
+pub(super) struct Fulfil {
+    pub(super) account: Account,
+    pub(super) group: String,
+    fleet_id: String,
+    lifecycle: Lifecycle,
+    tried: BTreeSet<Pool>,
+    since: u64,
+    /// When the first pool was asked.
+    first: u64,
+}
+
+/// Fleets of one account that are to be deleted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FleetEnds {
+    ids: BTreeSet<String>,
+    since: u64,
+    repeats: BTreeMap<u64, u64>,
+}
+
+impl FleetEnds {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.repeats.is_empty()
+    }
+}
+
+impl Engine {
+    /// One CreateFleet per node, each for the first pool that has not been tried and does not cool down.
+    pub(super) fn begin_node_fleets(
+        &mut self,
+        group: &Arc<NodeGroup>,
+        nodes: &[String],
+        lifecycle: Lifecycle,
+        tried: &BTreeMap<String, (BTreeSet<Pool>, u64)>,
+    ) {
+        for node in nodes {
+            let (tried, first) =
+                tried.get(node).cloned().unwrap_or_else(|| (BTreeSet::new(), self.now.mono_ms));
+            let Some(over) = self.next_pool(group, node, lifecycle, &tried) else {
+                self.fail_nodes(
+                    std::slice::from_ref(node),
+                    "UnfulfillableCapacity",
+                    &format!(
+                        "none of the {} pools of {} gave a {} instance",
+                        tried.len(),
+                        group.stem(),
+                        lifecycle.as_str()
+                    ),
+                );
+                continue;
+            };
+            let active =
+                self.persisted.fleets.values().filter(|fleet| fleet.account == group.account).count();
+            if active >= MAX_FLEETS {
+                self.fail_nodes(
+                    std::slice::from_ref(node),
+                    "MaxFleetCountExceeded",
+                    &format!(
+                        "{} already has {active} fleets, and EC2 allows {MAX_FLEETS} in a region",
+                        group.account
+                    ),
+                );
+                continue;
+            }
+            self.begin_node_fleet(group, node, lifecycle, over, tried, first);
+        }
+    }
+
+    fn begin_node_fleet(
+        &mut self,
+        group: &Arc<NodeGroup>,
+        node: &str,
+        lifecycle: Lifecycle,
+        over: LaunchTemplateOverride,
+        mut tried: BTreeSet<Pool>,
+        first: u64,
+    ) {
+        tried.insert(Pool::of(&group.account, &over, lifecycle));
+        let token = self.new_token();
+        let request = node_fleet_request(&self.site, group, node, lifecycle, &token, over);
+        let id = self.record_launch(group, vec![node.to_owned()], lifecycle, token, request);
+        self.attempts_of.insert(id, (tried, first));
+    }
+
+    /// In the configured order of types; the zones take turns from node to node, so that they fill evenly.
+    fn next_pool(
+        &self,
+        group: &NodeGroup,
+        node: &str,
+        lifecycle: Lifecycle,
+        tried: &BTreeSet<Pool>,
+    ) -> Option<LaunchTemplateOverride> {
+        let cooling: Vec<&Pool> = self.cooling_pools();
+        let mut open: Vec<LaunchTemplateOverride> = pools(group, lifecycle, &cooling)
+            .into_iter()
+            .filter(|over| !tried.contains(&Pool::of(&group.account, over, lifecycle)))
+            .collect();
+        open.sort_by(|a, b| a.priority.unwrap_or(0.0).total_cmp(&b.priority.unwrap_or(0.0)));
+        let first_type = open.first()?.instance_type.clone();
+        let same: Vec<LaunchTemplateOverride> =
+            open.into_iter().filter(|over| over.instance_type == first_type).collect();
+        let index = self.site.locate(node).map_or(0, |(_, index)| index) as usize;
+        same.get(index % same.len().max(1)).cloned()
+    }
+
+    /// EC2 made the fleet; its instance comes when it comes.
+    pub(super) fn take_node_fleet(&mut self, id: u64, node: &str, fleet_id: &str) {
+        let Some(launch) = self.launches.remove(&id) else { return };
+        self.release(&launch.nodes, id);
+        let (tried, first) = self.attempts_of.remove(&id).unwrap_or_default();
+        let pool = self.persisted.open.get(&id).and_then(|intent| match &intent.request {
+            CloudRequest::CreateFleet(request) => request.overrides.first().cloned(),
+            _ => None,
+        });
+        let over = pool.unwrap_or_default();
+        let fleet = NodeFleet {
+            fleet_id: fleet_id.to_owned(),
+            account: launch.account.clone(),
+            lifecycle: launch.lifecycle,
+            instance_type: over.instance_type.unwrap_or_default(),
+            subnet_id: over.subnet_id,
+            launch: launch.token.clone(),
+            created_unix_ms: self.now.unix_ms,
+        };
+        // The outcome and the fleet's owner are one record step: a crash finds both or replays the call.
+        self.record(Record::FleetOf { node: node.to_owned(), fleet });
+        let reply = CloudReply::Fleet(crate::core::ec2_api::FleetReply {
+            fleet_id: fleet_id.to_owned(),
+            ..Default::default()
+        });
+        self.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
+        if self.wants_instance(node) {
+            let since = self.now.mono_ms;
+            let fulfil = Fulfil {
+                account: launch.account,
+                group: launch.group,
+                fleet_id: fleet_id.to_owned(),
+                lifecycle: launch.lifecycle,
+                tried,
+                since,
+                first,
+            };
+            self.fulfilling.insert(node.to_owned(), fulfil);
+        } else {
+            self.end_fleet_of(node);
+        }
+    }
+
+    pub(super) fn watch_fleets(&mut self) {
+        self.move_on_from_empty_pools();
+        self.poll_fleets();
+        self.delete_fleets();
+    }
+
+    /// A pool that stayed silent is left for the next one; when all are used up, on-demand or a report.
+    fn move_on_from_empty_pools(&mut self) {
+        let now = self.now.mono_ms;
+        let mut moving: Vec<(String, Fulfil)> = Vec::new();
+        let mut next = None::<u64>;
+        for (node, fulfil) in &self.fulfilling {
+            let at = (fulfil.since + POOL_PATIENCE_MS).min(self.launch_deadline(std::slice::from_ref(node)));
+            if at <= now || !self.wants_instance(node) {
+                moving.push((node.clone(), fulfil.clone()));
+            } else {
+                next = Some(next.map_or(at, |other| other.min(at)));
+            }
+        }
+        if let Some(at) = next {
+            self.wake(at);
+        }
+        for (node, fulfil) in moving {
+            self.fulfilling.remove(&node);
+            self.end_fleet_of(&node);
+            if self.wants_instance(&node) {
+                if self.launch_deadline(std::slice::from_ref(&node)) <= now {
+                    let message =
+                        format!("EC2 gave no {} instance before ResumeTimeout", fulfil.lifecycle.as_str());
+                    self.fail_nodes(std::slice::from_ref(&node), "UnfulfillableCapacity", &message);
+                } else {
+                    self.try_next_pool(&node, &fulfil.group, fulfil.lifecycle, fulfil.tried, fulfil.first);
+                }
+            }
+        }
+    }
+
+    pub(super) fn try_next_pool(
+        &mut self,
+        node: &str,
+        stem: &str,
+        lifecycle: Lifecycle,
+        tried: BTreeSet<Pool>,
+        first: u64,
+    ) {
+        let Some(group) = self.site.group(stem).cloned() else { return };
+        let waited = self.now.since(first);
+        let fallback = group.spot_fallback_s.filter(|_| lifecycle == Lifecycle::Spot);
+        let exhausted = self.next_pool(&group, node, lifecycle, &tried).is_none();
+        let on_demand = fallback.is_some_and(|seconds| exhausted || waited >= u64::from(seconds) * 1000);
+        let names = [node.to_owned()];
+        if on_demand {
+            let text = format!("{node} goes on-demand: no Spot instance in {} s", waited / 1000);
+            self.fact(self.new_fact(FactKind::SpotFallback, text).nodes(&names).group(stem));
+            self.begin_node_fleets(&group, &names, Lifecycle::OnDemand, &BTreeMap::new());
+        } else {
+            let tried = BTreeMap::from([(node.to_owned(), (tried, first))]);
+            self.begin_node_fleets(&group, &names, lifecycle, &tried);
+        }
+    }
+
+    fn poll_fleets(&mut self) {
+        if self.fulfilling.is_empty() || self.fleet_poll_in_flight {
+            return;
+        }
+        if self.fleet_poll_at > self.now.mono_ms {
+            self.wake(self.fleet_poll_at);
+            return;
+        }
+        let mut by_account: BTreeMap<Account, Vec<String>> = BTreeMap::new();
+        for fulfil in self.fulfilling.values() {
+            by_account.entry(fulfil.account.clone()).or_default().push(fulfil.fleet_id.clone());
+        }
+        self.fleet_poll_at = self.now.mono_ms + POLL_MS;
+        for (account, fleet_ids) in by_account {
+            self.fleet_poll_in_flight = true;
+            self.cloud(Purpose::PollFleets { account }, CloudRequest::DescribeFleetInstances { fleet_ids });
+        }
+    }
+
+    pub(super) fn take_fleet_instances(&mut self, account: &Account, result: CloudResult) {
+        self.fleet_poll_in_flight = false;
+        let Ok(CloudReply::Instances(instances)) = result else { return };
+        let owner: BTreeMap<&str, &str> =
+            self.fulfilling.iter().map(|(node, fulfil)| (fulfil.fleet_id.as_str(), node.as_str())).collect();
+        let mut pairs: BTreeMap<String, Instance> = BTreeMap::new();
+        for instance in instances {
+            let Some(node) = instance.tags.get(FLEET_ID).and_then(|fleet| owner.get(fleet.as_str())) else {
+                continue;
+            };
+            let usable = matches!(instance.state, InstanceState::Pending | InstanceState::Running)
+                && instance.private_ip.is_some()
+                && !self.by_instance.contains_key(&instance.id);
+            if usable && self.wants_instance(node) {
+                pairs.insert((*node).to_owned(), instance);
+            }
+        }
+        for node in pairs.keys() {
+            self.fulfilling.remove(node);
+        }
+        self.bind(account, None, pairs.into_iter().collect(), 0);
+    }
+
+    /// The node needs its fleet no longer: the fleet goes, and with it the instance.
+    pub(super) fn end_fleet_of(&mut self, node: &str) -> bool {
+        let Some(fleet) = self.persisted.fleets.get(node).cloned() else { return false };
+        self.fulfilling.remove(node);
+        self.end_fleet(&fleet.account, fleet.fleet_id);
+        true
+    }
+
+    pub(super) fn end_fleet(&mut self, account: &Account, fleet_id: String) {
+        if self.is_fleet_ending(&fleet_id) {
+            return;
+        }
+        let now = self.now.mono_ms;
+        let ends = self.fleet_ends.entry(account.clone()).or_default();
+        if ends.ids.is_empty() {
+            ends.since = now;
+        }
+        ends.ids.insert(fleet_id);
+    }
+
+    fn delete_fleets(&mut self) {
+        let now = self.now.mono_ms;
+        let idle = self.site.settings.batch_idle_ms;
+        let accounts: Vec<Account> = self
+            .fleet_ends
+            .iter()
+            .filter(|(_, ends)| !ends.is_empty())
+            .map(|(account, _)| account.clone())
+            .collect();
+        for account in accounts {
+            let Some(ends) = self.fleet_ends.get_mut(&account) else { continue };
+            let due: Vec<u64> =
+                ends.repeats.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+            ends.repeats.retain(|_, at| *at > now);
+            let mut wakes: Vec<u64> = ends.repeats.values().copied().collect();
+            let batch_at = ends.since + idle;
+            let ids: Vec<String> = if ends.ids.is_empty() {
+                Vec::new()
+            } else if batch_at > now {
+                wakes.push(batch_at);
+                Vec::new()
+            } else {
+                std::mem::take(&mut ends.ids).into_iter().collect()
+            };
+            for at in wakes {
+                self.wake(at);
+            }
+            for intent in due {
+                if let Some(request) = self.persisted.open.get(&intent).map(|open| open.request.clone()) {
+                    self.cloud(Purpose::DeleteFleets { account: account.clone(), intent }, request);
+                }
+            }
+            for chunk in ids.chunks(MAX_DELETE) {
+                let id = self.persisted.next_id;
+                let request = CloudRequest::DeleteFleets { ids: chunk.to_vec(), terminate_instances: true };
+                let intent = Intent {
+                    unix_ms: self.now.unix_ms,
+                    account: account.clone(),
+                    request: request.clone(),
+                    launch: None,
+                };
+                self.record(Record::Intent { id, intent });
+                self.cloud(Purpose::DeleteFleets { account: account.clone(), intent: id }, request);
+            }
+        }
+    }
+
+    pub(super) fn take_deleted(&mut self, id: u64, result: CloudResult) {
+        let Some(intent) = self.persisted.open.get(&id).cloned() else { return };
+        let CloudRequest::DeleteFleets { ids, .. } = &intent.request else { return };
+        match result {
+            Ok(CloudReply::Deleted { deleted, failed }) => {
+                // A fleet that EC2 does not know is as gone as a deleted one.
+                let (unknown, refused): (Vec<_>, Vec<_>) = failed
+                    .iter()
+                    .cloned()
+                    .partition(|(_, code)| code.eq_ignore_ascii_case("fleetIdDoesNotExist"));
+                let mut gone = deleted.clone();
+                gone.extend(unknown.into_iter().map(|(fleet, _)| fleet));
+                if !gone.is_empty() {
+                    let text = format!("{} fleets deleted with their instances", gone.len());
+                    self.fact(self.new_fact(FactKind::FleetDeleted, text));
+                    self.record(Record::FleetsGone { fleet_ids: gone });
+                }
+                self.record(Record::Outcome {
+                    id,
+                    outcome: Outcome::Done(CloudReply::Deleted { deleted, failed }),
+                });
+                self.end_attempts.remove(&id);
+                for (fleet, code) in refused {
+                    let text = format!("fleet {fleet} could not be deleted and is tried again");
+                    self.fact(self.new_fact(FactKind::TerminateFailed, text).code(code));
+                    self.end_fleet(&intent.account, fleet);
+                }
+            }
+            other => {
+                let (code, message) = match other {
+                    Err(error) => (error.code, error.message),
+                    Ok(reply) => ("UnexpectedReply".into(), format!("{reply:?}")),
+                };
+                let attempts = self.end_attempts.entry(id).or_default();
+                *attempts += 1;
+                let at = self.now.mono_ms + backoff_ms(*attempts + 1, &mut self.rng);
+                let text = format!("{} fleets still exist: {message}", ids.len());
+                self.fact(self.new_fact(FactKind::TerminateFailed, text).code(code));
+                self.fleet_ends.entry(intent.account).or_default().repeats.insert(id, at);
+            }
+        }
+    }
+
+    /// Fleets known from the journal: those of nodes that have no instance are waited for again.
+    pub(super) fn recover_fleets(&mut self) {
+        for (node, fleet) in &self.persisted.fleets {
+            if self.persisted.bindings.contains_key(node) {
+                continue;
+            }
+            let Some((group, _)) = self.site.locate(node) else { continue };
+            let fulfil = Fulfil {
+                account: fleet.account.clone(),
+                group: group.stem(),
+                fleet_id: fleet.fleet_id.clone(),
+                lifecycle: fleet.lifecycle,
+                tried: BTreeSet::new(),
+                since: self.now.mono_ms,
+                first: self.now.mono_ms,
+            };
+            self.fulfilling.insert(node.clone(), fulfil);
+        }
+    }
+
+    /// Whether an account has groups that keep fleets.
+    pub(super) fn keeps_fleets(&self, account: &Account) -> bool {
+        self.site.groups().iter().any(|group| group.account == *account && group.scope == FleetScope::Node)
+            || self.persisted.fleets.values().any(|fleet| fleet.account == *account)
+    }
+
+    /// Fleets with our tag that the journal does not know, and fleets of nodes that are down.
+    pub(super) fn take_fleets(&mut self, account: &Account, result: CloudResult) {
+        let Ok(CloudReply::Fleets(fleets)) = result else { return };
+        let grace = u64::from(self.site.settings.orphan_grace_s) * 1000;
+        let known: BTreeSet<String> =
+            self.persisted.fleets.values().map(|fleet| fleet.fleet_id.clone()).collect();
+        let expected: BTreeSet<String> = self.launches.values().map(|launch| launch.token.clone()).collect();
+        let mut strangers = BTreeSet::new();
+        for fleet in fleets {
+            let young = fleet.tags.get(tag::LAUNCH).is_some_and(|token| expected.contains(token));
+            if young || known.contains(&fleet.id) || self.is_fleet_ending(&fleet.id) {
+                continue;
+            }
+            strangers.insert(fleet.id.clone());
+            let since = *self.fleet_orphans.entry(fleet.id.clone()).or_insert(self.now.mono_ms);
+            if self.adopt_fleet(account, &fleet) {
+                self.fleet_orphans.remove(&fleet.id);
+            } else if self.now.since(since) >= grace {
+                let text = format!("fleet {} has this cluster's tag and no node", fleet.id);
+                self.fact(self.new_fact(FactKind::OrphanTerminated, text));
+                self.fleet_orphans.remove(&fleet.id);
+                self.end_fleet(account, fleet.id);
+            }
+        }
+        self.fleet_orphans.retain(|id, _| strangers.contains(id));
+    }
+
+    fn is_fleet_ending(&self, id: &str) -> bool {
+        self.fleet_ends.values().any(|ends| ends.ids.contains(id))
+            || self.persisted.open.values().any(
+                |intent| matches!(&intent.request, CloudRequest::DeleteFleets { ids, .. } if ids.iter().any(|other| other == id)),
+            )
+    }
+
+    fn adopt_fleet(&mut self, account: &Account, fleet: &Fleet) -> bool {
+        let Some(node) = fleet.tags.get(tag::NODE).cloned() else { return false };
+        let wanted = self.nodes.get(&node).is_some_and(|n| matches!(n.desire, Desire::Waking | Desire::Keep));
+        let Some(stem) = self.site.locate(&node).map(|(group, _)| group.stem()) else { return false };
+        if !wanted || self.persisted.fleets.contains_key(&node) {
+            return false;
+        }
+        let adopted = NodeFleet {
+            fleet_id: fleet.id.clone(),
+            account: account.clone(),
+            lifecycle: Lifecycle::Spot,
+            instance_type: String::new(),
+            subnet_id: None,
+            launch: fleet.client_token.clone().unwrap_or_default(),
+            created_unix_ms: self.now.unix_ms,
+        };
+        let text = format!("fleet {} belongs to {node}", fleet.id);
+        self.fact(self.new_fact(FactKind::InstanceAdopted, text).nodes([&node]));
+        self.record(Record::FleetOf { node: node.clone(), fleet: adopted });
+        if !self.persisted.bindings.contains_key(&node) {
+            let now = self.now.mono_ms;
+            let fulfil = Fulfil {
+                account: account.clone(),
+                group: stem,
+                fleet_id: fleet.id.clone(),
+                lifecycle: Lifecycle::Spot,
+                tried: BTreeSet::new(),
+                since: now,
+                first: now,
+            };
+            self.fulfilling.insert(node, fulfil);
+        }
+        true
+    }
+}
+
+fn node_fleet_request(
+    site: &Site,
+    group: &NodeGroup,
+    node: &str,
+    lifecycle: Lifecycle,
+    token: &str,
+    over: LaunchTemplateOverride,
+) -> CreateFleet {
+    let mut fleet_tags = tag::at_birth(site, group, token);
+    fleet_tags.insert(tag::NODE.into(), node.into());
+    CreateFleet {
+        client_token: token.into(),
+        fleet_type: FleetType::Maintain,
+        target: 1,
+        lifecycle,
+        on_demand_options: group.on_demand_options.clone(),
+        spot_options: group.spot_options.clone(),
+        launch_template: group.launch_template.clone(),
+        overrides: vec![over],
+        fleet_tags,
+        // EC2 refuses instance tags for maintain fleets: they are written when the instance is bound.
+        instance_tags: BTreeMap::new(),
+    }
+}

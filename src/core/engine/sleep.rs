@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Spot instances that EC2 has hibernated: their nodes keep their jobs.
+//!
+//! slurmctld sets a node DOWN that has not answered for SlurmdTimeout, and kills its job. While EC2 keeps the
+//! instance asleep we tell slurmctld that the node responds; a node that is dead, not asleep, still runs out.
+
+use std::collections::BTreeMap;
+
+use super::outbox::Purpose;
+use super::tell::REASON_PREFIX;
+use super::{Desire, Engine};
+use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance, InstanceState};
+use crate::core::fact::FactKind;
+use crate::core::site::{Account, AfterMaxHibernation, NodeGroup};
+use crate::core::slurm_api::{NodeFlags, NodeStateChange, NodeUpdate, SlurmRequest};
+
+/// Reason of a node that is closed to new jobs while its instance sleeps.
+const ASLEEP_REASON: &str = "hibernated by EC2";
+
+const MINUTE_MS: u64 = 60_000;
+
+/// One sleeping node.
+#[derive(Clone, Debug)]
+pub(super) struct Sleep {
+    pub(super) since: u64,
+    pub(super) since_unix_ms: u64,
+    /// Minutes already added to the job's time limit.
+    extended: u64,
+    /// The longest sleep has passed, and what is configured for that has been done.
+    given_up: bool,
+}
+
+impl NodeGroup {
+    /// Whether EC2 hibernates this group's instances when it takes Spot capacity back.
+    #[must_use]
+    pub fn hibernates(&self) -> bool {
+        self.spot_options.instance_interruption_behavior.as_deref() == Some("hibernate")
+    }
+}
+
+impl Engine {
+    /// A third of SlurmdTimeout: slurmctld pings as often, and two of three may fail.
+    fn alive_interval_ms(&self) -> u64 {
+        (u64::from(self.site.settings.slurmd_timeout_s) * 1000 / 3).clamp(2_000, 60_000)
+    }
+
+    pub(super) fn mind_sleepers(&mut self) {
+        self.watch_for_sleep();
+        self.keep_alive();
+        self.lengthen_jobs();
+        self.end_long_sleeps();
+    }
+
+    /// Nodes up on instances that may be put to sleep are looked at often enough to be ahead of SlurmdTimeout.
+    fn watch_for_sleep(&mut self) {
+        if self.sleep_watch_in_flight > 0 {
+            return;
+        }
+        let mut by_account: BTreeMap<Account, Vec<String>> = BTreeMap::new();
+        for (node, binding) in &self.persisted.bindings {
+            let up = self.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep);
+            if up && self.site.locate(node).is_some_and(|(group, _)| group.hibernates()) {
+                by_account.entry(binding.account.clone()).or_default().push(binding.instance_id.clone());
+            }
+        }
+        if by_account.is_empty() {
+            return;
+        }
+        if self.sleep_watch_at > self.now.mono_ms {
+            self.wake(self.sleep_watch_at);
+            return;
+        }
+        self.sleep_watch_at = self.now.mono_ms + self.alive_interval_ms().min(10_000);
+        for (account, ids) in by_account {
+            self.sleep_watch_in_flight += 1;
+            self.cloud(Purpose::WatchSleep { account }, CloudRequest::DescribeInstances { ids });
+        }
+    }
+
+    pub(super) fn take_sleep_watch(&mut self, result: CloudResult) {
+        self.sleep_watch_in_flight = self.sleep_watch_in_flight.saturating_sub(1);
+        // An unanswered question changes nothing: who sleeps sleeps on, who is awake is left to Slurm.
+        let Ok(CloudReply::Instances(instances)) = result else { return };
+        for instance in &instances {
+            self.note_instance_state(instance);
+        }
+    }
+
+    /// Asleep or awake, by what EC2 says of the instance.
+    pub(super) fn note_instance_state(&mut self, instance: &Instance) {
+        let Some(node) = self.by_instance.get(&instance.id).cloned() else { return };
+        self.instance_states.insert(instance.id.clone(), instance.state);
+        if !self.site.locate(&node).is_some_and(|(group, _)| group.hibernates()) {
+            return;
+        }
+        match instance.state {
+            InstanceState::Stopping | InstanceState::Stopped => self.fall_asleep(&node),
+            InstanceState::Running => self.wake_up(&node),
+            _ => {}
+        }
+    }
+
+    fn fall_asleep(&mut self, node: &str) {
+        let up = self.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep);
+        if !up || self.sleeping.contains_key(node) {
+            return;
+        }
+        let sleep =
+            Sleep { since: self.now.mono_ms, since_unix_ms: self.now.unix_ms, extended: 0, given_up: false };
+        self.sleeping.insert(node.to_owned(), sleep);
+        self.alive_at = self.now.mono_ms;
+        let text = format!("EC2 hibernated the instance of {node}; its job waits");
+        self.fact(self.new_fact(FactKind::NodeAsleep, text).nodes([node]));
+        let update = NodeUpdate {
+            names: vec![node.to_owned()],
+            state: Some(NodeStateChange::Drain),
+            reason: Some(format!("{REASON_PREFIX}{ASLEEP_REASON}")),
+            ..NodeUpdate::default()
+        };
+        self.slurm_call(Purpose::Mind, SlurmRequest::UpdateNodes(update));
+    }
+
+    fn wake_up(&mut self, node: &str) {
+        let drained = self.nodes.get(node).is_some_and(|n| {
+            n.flags.has(NodeFlags::DRAIN)
+                && n.reason.as_deref().is_some_and(|reason| reason.contains(ASLEEP_REASON))
+        });
+        let slept = self.sleeping.remove(node);
+        if slept.is_none() && !drained {
+            return;
+        }
+        // From now on slurmd has SlurmdTimeout to answer, like any other.
+        self.slurm_call(Purpose::Mind, SlurmRequest::KeepResponding { nodes: vec![node.to_owned()] });
+        let update = NodeUpdate {
+            names: vec![node.to_owned()],
+            state: Some(NodeStateChange::Undrain),
+            ..NodeUpdate::default()
+        };
+        self.slurm_call(Purpose::Mind, SlurmRequest::UpdateNodes(update));
+        if let Some(n) = self.nodes.get_mut(node) {
+            n.flags = n.flags.without(NodeFlags::DRAIN);
+        }
+        let ms = slept.map_or(0, |sleep| self.now.since(sleep.since));
+        let text = format!("the instance of {node} runs again after {} s asleep", ms / 1000);
+        self.fact(self.new_fact(FactKind::NodeAwake, text).nodes([node]).after_ms(ms));
+    }
+
+    fn keep_alive(&mut self) {
+        let nodes: Vec<String> = self
+            .sleeping
+            .iter()
+            .filter(|(node, sleep)| {
+                !sleep.given_up
+                    && self.site.locate(node).is_some_and(|(group, _)| group.hibernation.keep_responding)
+            })
+            .map(|(node, _)| node.clone())
+            .collect();
+        if nodes.is_empty() {
+            return;
+        }
+        if self.alive_at > self.now.mono_ms {
+            self.wake(self.alive_at);
+            return;
+        }
+        self.alive_at = self.now.mono_ms + self.alive_interval_ms();
+        self.wake(self.alive_at);
+        self.slurm_call(Purpose::Mind, SlurmRequest::KeepResponding { nodes });
+    }
+
+    /// The time asleep does not count against the job: a minute is added before each minute passes.
+    fn lengthen_jobs(&mut self) {
+        let now = self.now;
+        let mut due = Vec::new();
+        let mut next = None::<u64>;
+        for (node, sleep) in &mut self.sleeping {
+            if !self.site.locate(node).is_some_and(|(group, _)| group.hibernation.extend_time_limit)
+                || sleep.given_up
+            {
+                continue;
+            }
+            let begun = now.since(sleep.since) / MINUTE_MS + 1;
+            if begun > sleep.extended {
+                due.push((node.clone(), begun - sleep.extended));
+                sleep.extended = begun;
+            }
+            let at = sleep.since + sleep.extended * MINUTE_MS;
+            next = Some(next.map_or(at, |other| other.min(at)));
+        }
+        for (node, minutes) in due {
+            let minutes = u32::try_from(minutes).unwrap_or(u32::MAX);
+            self.slurm_call(Purpose::Mind, SlurmRequest::ExtendJobs { node, minutes });
+        }
+        if let Some(at) = next {
+            self.wake(at);
+        }
+    }
+
+    fn end_long_sleeps(&mut self) {
+        let now = self.now;
+        let mut over = Vec::new();
+        let mut next = None::<u64>;
+        for (node, sleep) in &self.sleeping {
+            let Some((group, _)) = self.site.locate(node) else { continue };
+            let rules = &group.hibernation;
+            let Some(minutes) = rules.max_minutes.filter(|_| rules.after_max != AfterMaxHibernation::Wait)
+            else {
+                continue;
+            };
+            if sleep.given_up {
+                continue;
+            }
+            let at = sleep.since + u64::from(minutes) * MINUTE_MS;
+            if at <= now.mono_ms {
+                over.push((node.clone(), minutes));
+            } else {
+                next = Some(next.map_or(at, |other| other.min(at)));
+            }
+        }
+        if let Some(at) = next {
+            self.wake(at);
+        }
+        for (node, minutes) in over {
+            if let Some(sleep) = self.sleeping.get_mut(&node) {
+                sleep.given_up = true;
+            }
+            let message = format!("asleep for more than {minutes} minutes; its jobs are requeued");
+            self.force_down(&node, "MaxHibernationMin", &message);
+        }
+    }
+
+    /// A node that is no longer up does not sleep.
+    pub(super) fn forget_sleep(&mut self, node: &str) {
+        self.sleeping.remove(node);
+    }
+}
