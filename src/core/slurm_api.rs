@@ -226,8 +226,8 @@ pub enum SlurmReply {
 /// A failed call to slurmctld.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum SlurmError {
-    /// slurmctld answered with an error number (slurm_errno.h).
-    #[error("slurmctld refused {what}: {message} (error {errno})")]
+    /// slurmctld answered with an error number (slurm_errno.h); 0 if only its text is known.
+    #[error("slurmctld refused {what}: {message}{}", numbered(*.errno))]
     Refused { what: String, errno: i32, message: String },
     /// slurmctld could not be asked, so nothing is known of the outcome.
     #[error("slurmctld could not be asked for {what}: {message}")]
@@ -235,6 +235,10 @@ pub enum SlurmError {
     /// This path to slurmctld cannot do it (for example `node_did_resp` from outside).
     #[error("{what} is not possible here: {message}")]
     Unsupported { what: String, message: String },
+}
+
+fn numbered(errno: i32) -> String {
+    if errno == 0 { String::new() } else { format!(" (error {errno})") }
 }
 
 pub type SlurmResult = Result<SlurmReply, SlurmError>;

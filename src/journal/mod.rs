@@ -6,6 +6,7 @@
 
 pub mod fence;
 pub mod frame;
+pub mod peek;
 pub mod storage;
 
 use std::io;

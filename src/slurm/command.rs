@@ -70,7 +70,7 @@ impl CommandSlurm {
         }
     }
 
-    /// Year and month of the Slurm release, as `scontrol --version` says it.
+    /// Year and month of the Slurm release.
     ///
     /// # Errors
     /// When scontrol cannot be run or says something else.
@@ -78,17 +78,25 @@ impl CommandSlurm {
         if let Some(release) = self.release.get() {
             return Ok(*release);
         }
+        let text = self.release_text()?;
+        let mut parts = text.split('.').map(str::parse);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(year)), Some(Ok(month))) => Ok(*self.release.get_or_init(|| (year, month))),
+            _ => Err(SlurmError::Unsupported {
+                what: "its release".into(),
+                message: format!("scontrol calls it \"{text}\""),
+            }),
+        }
+    }
+
+    /// The Slurm release as scontrol says it: `22.05.8`.
+    ///
+    /// # Errors
+    /// When scontrol cannot be run.
+    pub fn release_text(&self) -> Result<String, SlurmError> {
         let output = self.scontrol("its release", &["--version"])?;
         // "slurm-wlm 22.05.8" on Debian, "slurm 24.11.5" elsewhere.
-        let release = output.stdout.split_whitespace().nth(1).and_then(|version| {
-            let mut parts = version.split('.');
-            Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-        });
-        let release = release.ok_or_else(|| SlurmError::Unsupported {
-            what: "its release".into(),
-            message: format!("scontrol --version printed \"{}\"", output.stdout.trim()),
-        })?;
-        Ok(*self.release.get_or_init(|| release))
+        Ok(output.stdout.split_whitespace().nth(1).unwrap_or_default().to_owned())
     }
 
     fn update_nodes(&self, update: &NodeUpdate) -> SlurmResult {
@@ -333,9 +341,10 @@ fn checked(what: &str, finished: Finished) -> Result<Finished, SlurmError> {
         return Ok(finished);
     }
     let lines: Vec<&str> = finished.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let message = match lines.first() {
-        Some(_) => lines[..lines.len().min(3)].join("; "),
-        None => format!("no message, {}", finished.status),
+    // The last lines say what it came to.
+    let message = match lines.len() {
+        0 => format!("no message, {}", finished.status),
+        count => lines[count.saturating_sub(3)..].join("; "),
     };
     let no_answer = [
         "Unable to contact slurm controller",

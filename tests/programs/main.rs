@@ -2,5 +2,7 @@
 //! The programs and what they are made of, with real sockets and real processes.
 
 mod cluster;
+mod commands;
+mod run_by_slurm;
 mod scontrol;
 mod socket;

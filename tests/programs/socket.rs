@@ -14,18 +14,18 @@ use slurm_ec2_fleet::runtime::socket::{Command, Socket, SocketError, SocketOptio
 use tokio::sync::{mpsc, watch};
 
 /// Only to end a test that hangs.
-const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// A server in a thread of its own; `answer` is what the driver would do.
-struct Server {
-    path: PathBuf,
+pub struct Server {
+    pub path: PathBuf,
     _dir: tempfile::TempDir,
     stop: watch::Sender<bool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Server {
-    fn start<F>(options: SocketOptions, queue: usize, answer: F) -> Self
+    pub fn start<F>(options: SocketOptions, queue: usize, answer: F) -> Self
     where
         F: FnMut(Command) + Send + 'static,
     {

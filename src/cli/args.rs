@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The command line of `ec2fleet`. Help, man pages and shell completion are made from this file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Slurm cloud nodes from Amazon EC2 Fleets: see what the plugin does, and tell it what to do.
+#[derive(Debug, Parser)]
+#[command(name = "ec2fleet", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    /// Folder of config.json and partitions.json [default: $EC2FLEET_CONFIG_DIR, or the folder of slurm.conf]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub config_dir: Option<PathBuf>,
+    /// slurm.conf of the cluster [default: $SLURM_CONF, or where Slurm's packages put it]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub slurm_conf: Option<PathBuf>,
+    /// Socket of the plugin [default: ec2fleet.sock in the state directory]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
+    pub socket: Option<PathBuf>,
+    /// Print JSON instead of text; `ec2fleet schema` describes it
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// When to use colour; auto: on a terminal, unless NO_COLOR is set
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        help_heading = "Global options"
+    )]
+    pub color: Color,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what the plugin is doing, one line for each node group
+    Status,
+    /// Show nodes, folded like sinfo
+    Nodes(Nodes),
+    /// Show what happened and why, oldest first
+    Events(Events),
+    /// Explain how a node or a job came to its present state
+    Explain(Explain),
+    /// Check config.json and partitions.json, and show every error at once
+    Validate(Validate),
+
+    /// Power nodes up, as Slurm's ResumeProgram does
+    Resume(Operate),
+    /// Power nodes down, as Slurm's SuspendProgram does
+    Suspend(Operate),
+    /// End the instances of nodes and launch new ones
+    Replace(Operate),
+    /// Bring nodes that are stuck DOWN or powering up or down back to service
+    Reset(Operate),
+    /// Leave nodes and their instances alone until they are unlocked
+    Lock(Lock),
+    /// Give locked nodes back to the plugin
+    Unlock(Operate),
+    /// End instances and fleets of this cluster that belong to no node
+    Gc(Confirm),
+    /// Stop every launch and termination until resume-operations
+    PauseOperations(PauseOperations),
+    /// Allow launches and terminations again
+    ResumeOperations(Confirm),
+    /// Read config.json and partitions.json again; a broken file changes nothing
+    Reload(Confirm),
+    /// Change the log level of the running plugin
+    LogLevel(LogLevel),
+
+    /// Show the release of this program, of the plugin and of Slurm
+    Version,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Nodes {
+    /// Hostlist: only these nodes
+    #[arg(value_name = "NODES")]
+    pub nodes: Option<String>,
+    /// Only nodes of these phases or Slurm states (comma-separated, such as busy,DOWN)
+    #[arg(short, long, value_name = "STATES", value_delimiter = ',')]
+    pub state: Vec<String>,
+    /// Only nodes of these node groups (comma-separated, <partition>-<group> or <group>)
+    #[arg(short, long, value_name = "GROUPS", value_delimiter = ',')]
+    pub group: Vec<String>,
+    /// One line for each node, with its instance
+    #[arg(short, long)]
+    pub wide: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Events {
+    /// Go on showing events as they happen
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only events since then: 10m, 2h, 1d, or a time such as 2026-01-31T08:00
+    #[arg(short, long, value_name = "WHEN")]
+    pub since: Option<String>,
+    /// Hostlist: only events of these nodes
+    #[arg(short, long, value_name = "NODES")]
+    pub node: Option<String>,
+    /// The newest events, at most this many
+    #[arg(short = 'l', long, value_name = "COUNT", default_value_t = 200)]
+    pub limit: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Explain {
+    /// Name of a node, or id of a job
+    #[arg(value_name = "NODE|JOB")]
+    pub subject: String,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Validate {
+    /// Fail also on warnings
+    #[arg(long)]
+    pub strict: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Confirm {
+    /// Show what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Operate {
+    /// Hostlist, such as aws-spot-[0-3]
+    #[arg(value_name = "NODES")]
+    pub nodes: String,
+    #[command(flatten)]
+    pub confirm: Confirm,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Lock {
+    /// Hostlist, such as aws-spot-[0-3]
+    #[arg(value_name = "NODES")]
+    pub nodes: String,
+    /// Why, for those who see the lock later
+    #[arg(short, long, value_name = "TEXT")]
+    pub reason: String,
+    #[command(flatten)]
+    pub confirm: Confirm,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct PauseOperations {
+    /// Why, for those who see the pause later
+    #[arg(short, long, value_name = "TEXT")]
+    pub reason: String,
+    #[command(flatten)]
+    pub confirm: Confirm,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct LogLevel {
+    #[arg(value_enum, ignore_case = true)]
+    pub level: Level,
+}
+
+/// The log levels of config.json.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub enum Level {
+    Critical,
+    Error,
+    Warning,
+    Info,
+    Debug,
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! `ec2fleet events` and `ec2fleet explain`.
+
+use std::thread;
+use std::time::Duration;
+
+use super::args;
+use super::client::ClientError;
+use super::context::Context;
+use super::error::{CliError, ErrorKind, Exit};
+use super::output::{Output, Style};
+use super::when::{clock_ms, now_unix_ms, since};
+use crate::core::hostlist;
+use crate::core::report::{EventReport, EventsReport, ExplainReport, Severity};
+use crate::runtime::protocol::{EventFilter, Operation, RefusalKind, Reply, Subject};
+
+/// Between two questions of `--follow`.
+const POLL: Duration = Duration::from_millis(500);
+
+/// # Errors
+/// When the plugin does not answer or the filters are wrong.
+pub fn events(context: &Context, args: &args::Events, out: &mut Output) -> Result<Exit, CliError> {
+    if let Some(nodes) = &args.node {
+        hostlist::expand(nodes)?;
+    }
+    let since = args.since.as_deref().map(|text| since(text, now_unix_ms())).transpose()?;
+    let mut filter =
+        EventFilter { after: None, since_unix_ms: since, nodes: args.node.clone(), limit: Some(args.limit) };
+    let first = ask(context, &filter)?;
+    if !args.follow {
+        if out.json {
+            out.json(&first)?;
+        } else if first.events.is_empty() {
+            out.line("No events match.")?;
+        } else {
+            print(&first, out)?;
+        }
+        return Ok(Exit::Success);
+    }
+    let mut report = first;
+    loop {
+        if out.json {
+            for event in &report.events {
+                out.json_line(event)?;
+            }
+        } else {
+            print(&report, out)?;
+        }
+        out.flush()?;
+        filter = EventFilter { after: Some(report.next), since_unix_ms: None, limit: None, ..filter };
+        thread::sleep(POLL);
+        report = match context.client().ask(Operation::Events { filter: filter.clone() }) {
+            Ok(Reply::Events(report)) => report,
+            Ok(other) => return Err(super::unexpected(&other)),
+            // slurmctld may be restarting: wait for it.
+            Err(ClientError::Refused(refusal)) if refusal.kind != RefusalKind::Busy => {
+                return Err(ClientError::Refused(refusal).into());
+            }
+            Err(_) => EventsReport { next: report.next, ..EventsReport::default() },
+        };
+    }
+}
+
+fn ask(context: &Context, filter: &EventFilter) -> Result<EventsReport, CliError> {
+    match context.client().ask(Operation::Events { filter: filter.clone() })? {
+        Reply::Events(report) => Ok(report),
+        other => Err(super::unexpected(&other)),
+    }
+}
+
+fn print(report: &EventsReport, out: &mut Output) -> Result<(), CliError> {
+    if report.lost > 0 {
+        out.styled(Style::Warning, format!("({} earlier events are no longer kept)", report.lost))?;
+    }
+    for event in &report.events {
+        out.styled(style(event.severity), line(event))?;
+    }
+    Ok(())
+}
+
+fn style(severity: Severity) -> Style {
+    match severity {
+        Severity::Debug => Style::Faint,
+        Severity::Info => Style::Plain,
+        Severity::Warning => Style::Warning,
+        Severity::Error => Style::Bad,
+    }
+}
+
+/// `2026-01-31T08:00:00.123 warning fleet-failed aws-spot-[0-3]: text (i-0, request 1234, user 0)`
+fn line(event: &EventReport) -> String {
+    let mut text = format!("{} {:7} {}", clock_ms(event.unix_ms), event.severity.as_str(), event.kind);
+    if !event.nodes.is_empty() {
+        text.push_str(&format!(" {}", event.nodes));
+    } else if let Some(group) = &event.group {
+        text.push_str(&format!(" {group}"));
+    }
+    text.push_str(&format!(": {}", event.text.replace(['\n', '\r'], " ")));
+    let mut details = Vec::new();
+    if let Some(id) = &event.instance_id {
+        details.push(id.clone());
+    }
+    if let Some(id) = &event.fleet_id {
+        details.push(id.clone());
+    }
+    if let Some(job) = event.job_id {
+        details.push(format!("job {job}"));
+    }
+    if let Some(id) = &event.request_id {
+        details.push(format!("request {id}"));
+    }
+    if let Some(uid) = event.uid {
+        details.push(format!("user {uid}"));
+    }
+    if !details.is_empty() {
+        text.push_str(&format!(" ({})", details.join(", ")));
+    }
+    text
+}
+
+/// # Errors
+/// When the plugin does not answer, or does not know the node or job.
+pub fn explain(context: &Context, args: &args::Explain, out: &mut Output) -> Result<Exit, CliError> {
+    let subject = subject(&args.subject)?;
+    let report = match context.client().ask(Operation::Explain { subject })? {
+        Reply::Explain(report) => *report,
+        other => return Err(super::unexpected(&other)),
+    };
+    if out.json {
+        out.json(&report)?;
+    } else {
+        print_explanation(&report, out)?;
+    }
+    Ok(Exit::Success)
+}
+
+/// Node names never consist of digits alone, since they begin with a partition's name and a dash.
+fn subject(text: &str) -> Result<Subject, CliError> {
+    let job = text.strip_prefix("job:").unwrap_or(text);
+    if let Ok(id) = job.parse() {
+        return Ok(Subject::Job(id));
+    }
+    match hostlist::expand(text)?.as_slice() {
+        [node] => Ok(Subject::Node(node.clone())),
+        _ => Err(CliError::new(ErrorKind::Usage, format!("\"{text}\" is neither one node nor one job."))
+            .hint("Give the name of a node (aws-spot-3) or the id of a job (17).")),
+    }
+}
+
+fn print_explanation(report: &ExplainReport, out: &mut Output) -> Result<(), CliError> {
+    out.styled(Style::Strong, &report.subject)?;
+    out.line(format!("  {}", report.summary))?;
+    for node in &report.nodes {
+        let mut text = format!("  {}: {}, {}", node.name, node.phase, node.slurm_state);
+        if let Some(id) = &node.instance_id {
+            text.push_str(&format!(", {id}"));
+        }
+        for detail in [&node.instance_type, &node.zone, &node.addr].into_iter().flatten() {
+            text.push_str(&format!(" {detail}"));
+        }
+        if node.locked {
+            text.push_str(", locked");
+        }
+        out.line(text)?;
+        if let Some(reason) = &node.reason {
+            out.line(format!("    reason: {}", reason.replace(['\n', '\r'], " ")))?;
+        }
+    }
+    if !report.events.is_empty() {
+        out.line("")?;
+        out.styled(Style::Strong, "What happened")?;
+        for event in &report.events {
+            let text = line(event);
+            out.styled(style(event.severity), format!("  {text}"))?;
+        }
+    }
+    if !report.next.is_empty() {
+        out.line("")?;
+        out.styled(Style::Strong, "What comes next")?;
+        for next in &report.next {
+            out.line(format!("  {next}"))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Where commands print: text for people, JSON for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{CellAlignment, Table as Grid, presets};
+use serde::Serialize;
+
+use super::args::{Color, Global};
+use super::error::CliError;
+
+/// Standard output, with what is known of its reader.
+pub struct Output {
+    out: Box<dyn Write>,
+    pub json: bool,
+    pub color: bool,
+    /// People are watching: progress and questions make sense.
+    pub terminal: bool,
+}
+
+/// How a piece of text is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    Plain,
+    Good,
+    Warning,
+    Bad,
+    Strong,
+    Faint,
+}
+
+impl Output {
+    #[must_use]
+    pub fn new(global: &Global) -> Self {
+        let terminal = io::stdout().is_terminal();
+        let color = match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        };
+        Self { out: Box::new(io::stdout().lock()), json: global.json, color, terminal }
+    }
+
+    /// # Errors
+    /// When nobody reads any more.
+    pub fn line(&mut self, text: impl AsRef<str>) -> Result<(), CliError> {
+        writeln!(self.out, "{}", text.as_ref())?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// When nobody reads any more.
+    pub fn styled(&mut self, style: Style, text: impl AsRef<str>) -> Result<(), CliError> {
+        let text = self.paint(style, text.as_ref());
+        self.line(text)
+    }
+
+    /// Text as it is written on this output.
+    #[must_use]
+    pub fn paint(&self, style: Style, text: &str) -> String {
+        let code = match style {
+            Style::Plain => "",
+            Style::Good => "32",
+            Style::Warning => "33",
+            Style::Bad => "31",
+            Style::Strong => "1",
+            Style::Faint => "2",
+        };
+        if self.color && !code.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// # Errors
+    /// When nobody reads any more.
+    pub fn json(&mut self, value: &impl Serialize) -> Result<(), CliError> {
+        let text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
+        self.line(text)
+    }
+
+    /// One JSON object on one line, for streams.
+    ///
+    /// # Errors
+    /// When nobody reads any more.
+    pub fn json_line(&mut self, value: &impl Serialize) -> Result<(), CliError> {
+        let text = serde_json::to_string(value).map_err(io::Error::other)?;
+        self.line(text)
+    }
+
+    /// # Errors
+    /// When nobody reads any more.
+    pub fn table(&mut self, table: &Table) -> Result<(), CliError> {
+        let text = table.render();
+        for (row, line) in text.lines().enumerate() {
+            let style = match row.checked_sub(1) {
+                None => Style::Strong,
+                Some(row) => table.styles[row],
+            };
+            self.styled(style, line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When nobody reads any more.
+    pub fn flush(&mut self) -> Result<(), CliError> {
+        self.out.flush()?;
+        Ok(())
+    }
+}
+
+/// A table without rules, as sinfo and squeue print theirs; each row is one line.
+pub struct Table {
+    grid: Grid,
+    styles: Vec<Style>,
+}
+
+impl Table {
+    /// A header that ends in `>` has its column aligned to the right.
+    #[must_use]
+    pub fn new(headers: &[&str]) -> Self {
+        let mut grid = Grid::new();
+        grid.load_style(presets::NOTHING);
+        grid.set_header(headers.iter().map(|header| header.trim_end_matches('>')));
+        for (index, header) in headers.iter().enumerate() {
+            if let Some(column) = grid.column_mut(index) {
+                column.set_padding((0, 2));
+                if header.ends_with('>') {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
+            }
+        }
+        Self { grid, styles: Vec::new() }
+    }
+
+    pub fn row<I>(&mut self, style: Style, cells: I)
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        // A cell with a line break would make two lines of one row.
+        let cells: Vec<String> =
+            cells.into_iter().map(|cell| cell.as_ref().replace(['\n', '\r'], " ")).collect();
+        self.grid.add_row(cells);
+        self.styles.push(style);
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.styles.is_empty()
+    }
+
+    fn render(&self) -> String {
+        self.grid.to_string()
+    }
+}

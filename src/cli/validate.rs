@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! `ec2fleet validate`.
+
+use serde::Serialize;
+
+use super::args;
+use super::context::Context;
+use super::error::{CliError, Exit};
+use super::output::{Output, Style};
+use crate::config::{ConfigError, ConfigWarning};
+use crate::core::report::SCHEMA_VERSION;
+
+#[derive(Serialize)]
+struct ValidateReport<'a> {
+    schema: u32,
+    config_dir: String,
+    slurm_conf: Option<String>,
+    errors: &'a [ConfigError],
+    warnings: &'a [ConfigWarning],
+    partitions: usize,
+    node_groups: usize,
+    nodes: u64,
+}
+
+/// # Errors
+/// When nobody reads the output any more.
+pub fn run(context: &Context, args: &args::Validate, out: &mut Output) -> Result<Exit, CliError> {
+    let (errors, warnings, site) = match context.loaded() {
+        Ok(loaded) => (&[][..], loaded.warnings.as_slice(), Some(&loaded.site)),
+        Err(found) => (found.errors.as_slice(), found.warnings.as_slice(), None),
+    };
+    let groups = site.map_or(0, |site| site.groups().len());
+    let partitions = site.map_or(0, |site| site.partitions.len());
+    let nodes = site.map_or(0, |site| site.groups().iter().map(|g| u64::from(g.max_nodes)).sum());
+    if out.json {
+        out.json(&ValidateReport {
+            schema: SCHEMA_VERSION,
+            config_dir: context.config_dir.display().to_string(),
+            slurm_conf: context.slurm_conf.as_ref().map(|path| path.display().to_string()),
+            errors,
+            warnings,
+            partitions,
+            node_groups: groups,
+            nodes,
+        })?;
+    } else {
+        for (style, word, findings) in [(Style::Bad, "error", errors), (Style::Warning, "warning", warnings)]
+        {
+            for finding in findings {
+                let place = match (finding.line, finding.column) {
+                    (Some(line), Some(column)) => format!("{}:{line}:{column}", finding.file.display()),
+                    (Some(line), None) => format!("{}:{line}", finding.file.display()),
+                    _ => finding.file.display().to_string(),
+                };
+                let word = out.paint(style, word);
+                out.line(format!("{word}: {place}: {}", finding.path))?;
+                out.line(format!("  {}", finding.what))?;
+                out.line(format!("  {}", finding.remedy))?;
+            }
+        }
+        if let Some(error) = &context.facts_error {
+            out.styled(Style::Warning, format!("slurm.conf was not compared: {error}"))?;
+        }
+        match site {
+            Some(_) => out.line(format!(
+                "{}: valid; {partitions} partitions, {groups} node groups, {nodes} nodes; {} warnings",
+                context.config_dir.display(),
+                warnings.len()
+            ))?,
+            None => out.line(format!(
+                "{}: not valid; {} errors, {} warnings",
+                context.config_dir.display(),
+                errors.len(),
+                warnings.len()
+            ))?,
+        }
+    }
+    Ok(if !errors.is_empty() {
+        Exit::Errors
+    } else if args.strict && !warnings.is_empty() {
+        Exit::Warnings
+    } else {
+        Exit::Success
+    })
+}

@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The commands of `ec2fleet` as people and programs see them: help, tables, JSON, errors, exit codes.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use slurm_ec2_fleet::core::report::*;
+use slurm_ec2_fleet::core::site::{FleetScope, Lifecycle};
+use slurm_ec2_fleet::runtime::protocol::{EventFilter, Operation, RefusalKind, Reply, Response, Subject};
+use slurm_ec2_fleet::runtime::socket::{Command as Asked, SocketOptions};
+
+use crate::socket::Server;
+
+/// 2026-01-31T08:00:00Z.
+const NOW: u64 = 1_769_846_400_000;
+
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    /// All that a person sees.
+    fn seen(&self) -> String {
+        let mut seen = format!("exit {}\n{}", self.code, self.stdout);
+        if !self.stderr.is_empty() {
+            seen.push_str(&format!("--- stderr\n{}", self.stderr));
+        }
+        seen
+    }
+}
+
+/// Run `ec2fleet` with an environment of the test's own making.
+pub fn ec2fleet(dir: &Path, arguments: &[&str]) -> Ran {
+    let output = Command::new(env!("CARGO_BIN_EXE_ec2fleet"))
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("TZ", "UTC")
+        .env("COLUMNS", "100")
+        .env("SLURM_CONF", dir.join("slurm.conf"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("ec2fleet runs");
+    Ran {
+        code: output.status.code().expect("it is not killed"),
+        stdout: String::from_utf8(output.stdout).expect("text"),
+        stderr: String::from_utf8(output.stderr).expect("text"),
+    }
+}
+
+/// A plugin that answers with made-up reports.
+fn plugin() -> Server {
+    Server::start(SocketOptions::default(), 8, |asked: Asked| {
+        let response = answer(&asked.request.op, asked.request.dry_run);
+        let _ = asked.reply.send(response);
+    })
+}
+
+fn answer(op: &Operation, dry_run: bool) -> Response {
+    Response::ok(match op {
+        Operation::Ping => Reply::Pong { version: "9.9.9".into() },
+        Operation::Status => Reply::Status(Box::new(status())),
+        Operation::Nodes { .. } => Reply::Nodes(NodesReport { schema: SCHEMA_VERSION, nodes: nodes() }),
+        Operation::Events { filter } => Reply::Events(events(filter)),
+        Operation::Explain { subject: Subject::Node(name) } if name == "aws-spot-7" => {
+            Reply::Explain(Box::new(explanation()))
+        }
+        Operation::Explain { .. } => {
+            return Response::refused(
+                RefusalKind::NotFound,
+                "Nothing is known of it.",
+                "`ec2fleet nodes` lists the nodes of this cluster.",
+            );
+        }
+        Operation::Gc | Operation::Replace { .. } => Reply::Plan(plan(dry_run)),
+        Operation::Reset { .. } => {
+            Reply::Plan(PlanReport { schema: SCHEMA_VERSION, dry_run, ..PlanReport::default() })
+        }
+        Operation::Resume { nodes, .. } | Operation::Suspend { nodes } => {
+            Reply::Accepted { nodes: nodes.clone(), count: 4 }
+        }
+        Operation::Lock { nodes, reason } => Reply::Done { message: format!("{nodes} locked: {reason}") },
+        Operation::LogLevel { level } => Reply::Done { message: format!("The log level is {level}.") },
+        Operation::Reload => {
+            return Response::refused(
+                RefusalKind::Failed,
+                "The new configuration has 2 errors; the running one stays in force.",
+                "`ec2fleet validate` shows them.",
+            );
+        }
+        other => Reply::Done { message: format!("{} done", other.name()) },
+    })
+}
+
+fn status() -> StatusReport {
+    let quiet = GroupReport {
+        partition: "aws".into(),
+        group: "ondemand".into(),
+        region: "eu-central-1".into(),
+        lifecycle: Lifecycle::OnDemand,
+        max_nodes: 10,
+        powered_down: 10,
+        ..GroupReport::default()
+    };
+    StatusReport {
+        schema: SCHEMA_VERSION,
+        version: "9.9.9".into(),
+        cluster: "demo".into(),
+        mode: Mode::Active,
+        since_unix_ms: NOW - 7_380_000,
+        now_unix_ms: NOW,
+        slurm_release: "22.05.8".into(),
+        pid: 4_242,
+        paused: Some(Paused { since_unix_ms: NOW - 60_000, uid: 1_000, reason: "zone move".into() }),
+        groups: vec![
+            GroupReport {
+                partition: "aws".into(),
+                group: "spot".into(),
+                region: "eu-central-1".into(),
+                lifecycle: Lifecycle::Spot,
+                scope: FleetScope::Group,
+                max_nodes: 100,
+                wanted: 24,
+                pending: 2,
+                launching: 3,
+                booting: 4,
+                ready: 1,
+                busy: 12,
+                asleep: 1,
+                stopping: 5,
+                failed: 1,
+                powered_down: 71,
+                locked: 1,
+                instances: 23,
+                spot_instances: 20,
+                on_demand_instances: 3,
+                fleet_target: Some(25),
+                usd_per_hour: Some(12.345),
+                cooldowns: vec![Cooldown {
+                    instance_type: "c5.large".into(),
+                    zone: "eu-central-1a".into(),
+                    lifecycle: Lifecycle::Spot,
+                    until_unix_ms: NOW + 61_000,
+                    code: "InsufficientInstanceCapacity".into(),
+                    refusals: 2,
+                }],
+                last_error: Some(LaunchError {
+                    at_unix_ms: NOW - 12_000,
+                    code: "InsufficientInstanceCapacity".into(),
+                    class: "capacity".into(),
+                    message: "no capacity".into(),
+                    nodes: 2,
+                }),
+                ..GroupReport::default()
+            },
+            GroupReport {
+                group: "gpu".into(),
+                protected: true,
+                protected_reason: Some("5 launches in a row gave no instance".into()),
+                ..quiet.clone()
+            },
+            quiet,
+        ],
+        cloud: vec![CloudReport {
+            region: "eu-central-1".into(),
+            profile: Some("hpc".into()),
+            listed_unix_ms: Some(NOW - 4_000),
+            error: Some("UnauthorizedOperation: not allowed to DescribeInstances".into()),
+            instances: 23,
+            calls: 132,
+            throttled: 2,
+            in_flight: 1,
+        }],
+        slurm: SlurmReport {
+            loaded_unix_ms: Some(NOW - 4_500),
+            error: None,
+            updates: 8,
+            scans: 700,
+            lock_held_max_us: 57,
+        },
+        queue: QueueReport { depth: 0, capacity: 1024, overflows: 0, effects: 1, events: 901 },
+        journal: JournalReport {
+            path: "/var/spool/slurm/ec2fleet/journal".into(),
+            bytes: 20_480,
+            open_intents: 1,
+            synced_unix_ms: Some(NOW - 100),
+            error: None,
+        },
+        warnings: vec!["PrivateData=cloud is not set: powered-down nodes are hidden".into()],
+    }
+}
+
+fn nodes() -> Vec<NodeReport> {
+    let node = |index: u32, phase: &str, state: &str| NodeReport {
+        name: format!("aws-spot-{index}"),
+        partition: "aws".into(),
+        group: "spot".into(),
+        slurm_state: state.into(),
+        desire: Desire::Up,
+        phase: phase.into(),
+        ..NodeReport::default()
+    };
+    let mut nodes: Vec<NodeReport> = (0..3)
+        .map(|index| NodeReport {
+            instance_id: Some(format!("i-0{index}")),
+            instance_type: Some("c5.large".into()),
+            instance_state: Some("running".into()),
+            zone: Some("eu-central-1a".into()),
+            lifecycle: Some(Lifecycle::Spot),
+            addr: Some(format!("10.0.0.{index}")),
+            ..node(index, "busy", "ALLOCATED+CLOUD")
+        })
+        .collect();
+    nodes.push(NodeReport {
+        reason: Some("ec2fleet: InsufficientInstanceCapacity\nsecond line".into()),
+        ..node(7, "failed", "DOWN+CLOUD+POWERED_DOWN")
+    });
+    nodes.push(NodeReport { locked: true, ..node(8, "powered-down", "IDLE+CLOUD+POWERED_DOWN") });
+    nodes.push(node(9, "powered-down", "IDLE+CLOUD+POWERED_DOWN"));
+    nodes.push(NodeReport {
+        name: "gpu-a-0".into(),
+        partition: "gpu".into(),
+        group: "a".into(),
+        ..node(0, "booting", "IDLE+CLOUD+NOT_RESPONDING+POWERING_UP")
+    });
+    nodes
+}
+
+fn events(filter: &EventFilter) -> EventsReport {
+    let event = |seq: u64, kind: &str, text: &str| EventReport {
+        seq,
+        unix_ms: NOW + seq * 100,
+        kind: kind.into(),
+        text: text.into(),
+        ..EventReport::default()
+    };
+    let mut all = vec![
+        EventReport {
+            nodes: "aws-spot-[0-7]".into(),
+            job_id: Some(17),
+            ..event(1, "power-up-seen", "Slurm wants 8 nodes up.")
+        },
+        EventReport {
+            severity: Severity::Warning,
+            group: Some("aws-spot".into()),
+            fleet_id: Some("fleet-1".into()),
+            request_id: Some("req-1".into()),
+            cause: Some(1),
+            ..event(2, "create-fleet-failed", "InsufficientInstanceCapacity in\n2 pools.")
+        },
+        EventReport { uid: Some(1_000), ..event(3, "paused", "Operations are paused: zone move") },
+    ];
+    all.retain(|event| filter.after.is_none_or(|after| event.seq > after));
+    all.retain(|_| filter.nodes.as_deref() != Some("aws-none-0"));
+    EventsReport {
+        schema: SCHEMA_VERSION,
+        events: all,
+        next: 3,
+        lost: u64::from(filter.after.is_none()) * 40,
+    }
+}
+
+fn explanation() -> ExplainReport {
+    ExplainReport {
+        schema: SCHEMA_VERSION,
+        subject: "node aws-spot-7".into(),
+        summary: "It failed to start: EC2 had no capacity in any of 2 pools.".into(),
+        next: vec!["Slurm may power it up again at any time; the pools are asked again after 61 s.".into()],
+        nodes: nodes().into_iter().filter(|node| node.name == "aws-spot-7").collect(),
+        events: events(&EventFilter::default()).events,
+    }
+}
+
+fn plan(dry_run: bool) -> PlanReport {
+    let action = |action: &str, subject: &str, why: &str| PlannedAction {
+        action: action.into(),
+        subject: subject.into(),
+        why: why.into(),
+    };
+    PlanReport {
+        schema: SCHEMA_VERSION,
+        dry_run,
+        actions: vec![action("terminate", "i-0dead", "it belongs to no node since 4m00s")],
+        refused: vec![action("terminate", "i-0young", "it is younger than OrphanGraceSec")],
+    }
+}
+
+/// The output of one command on the made-up plugin.
+fn on_plugin(arguments: &[&str]) -> Ran {
+    let server = plugin();
+    let socket = server.path.display().to_string();
+    let mut all = vec!["--socket", socket.as_str()];
+    all.extend(arguments);
+    let dir = server.path.parent().expect("a folder");
+    std::fs::write(dir.join("slurm.conf"), "ClusterName=demo\n").expect("written");
+    ec2fleet(dir, &all)
+}
+
+fn snapshot(name: &str, ran: &Ran) {
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!(name, ran.seen());
+    });
+}
+
+#[test]
+fn tables() {
+    for (name, arguments) in [
+        ("status", &["status"][..]),
+        ("status-colour", &["status", "--color", "always"]),
+        ("nodes", &["nodes"]),
+        ("nodes-wide", &["nodes", "--wide"]),
+        ("events", &["events"]),
+        ("explain", &["explain", "aws-spot-7"]),
+        ("gc-dry-run", &["gc", "--dry-run"]),
+        ("gc-yes", &["gc", "--yes"]),
+        ("reset-nothing", &["reset", "aws-spot-7", "--yes"]),
+        ("resume", &["resume", "aws-spot-[0-3]", "--yes"]),
+        ("lock", &["lock", "aws-spot-8", "--reason", "kept for debugging"]),
+        ("log-level", &["log-level", "debug"]),
+    ] {
+        snapshot(name, &on_plugin(arguments));
+    }
+}
+
+#[test]
+fn json() {
+    for (name, arguments) in [
+        ("json-status", &["status", "--json"][..]),
+        ("json-nodes", &["nodes", "--json", "--state", "failed,locked"]),
+        ("json-events", &["--json", "events"]),
+        ("json-explain", &["explain", "aws-spot-7", "--json"]),
+        ("json-gc", &["gc", "--json", "--dry-run"]),
+        ("json-resume", &["resume", "aws-spot-[0-3]", "--json", "--yes"]),
+        ("json-refusal", &["reload", "--json"]),
+    ] {
+        let ran = on_plugin(arguments);
+        let value: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        assert_eq!(value["schema"], SCHEMA_VERSION, "{name}");
+        snapshot(name, &ran);
+    }
+}
+
+#[test]
+fn help() {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    let top = ec2fleet(dir.path(), &["--help"]);
+    snapshot("help", &top);
+    let commands: Vec<String> = top
+        .stdout
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next().map(ToOwned::to_owned))
+        .collect();
+    assert!(commands.len() >= 17, "{commands:?}");
+    for command in &commands {
+        let ran = ec2fleet(dir.path(), &[command, "--help"]);
+        // The global options are the same for every command.
+        let text = ran.stdout.split("\nGlobal options:").next().unwrap_or_default().to_owned();
+        let seen = Ran { code: ran.code, stdout: text, stderr: ran.stderr };
+        snapshot(&format!("help-{command}"), &seen);
+    }
+}
+
+#[test]
+fn node_filters() {
+    let names = |arguments: &[&str]| -> Vec<String> {
+        let mut all = vec!["nodes", "--json"];
+        all.extend(arguments);
+        let ran = on_plugin(&all);
+        assert_eq!(ran.code, 0, "{}", ran.seen());
+        let report: NodesReport = serde_json::from_str(&ran.stdout).expect("a nodes report");
+        report.nodes.into_iter().map(|node| node.name).collect()
+    };
+    assert_eq!(names(&[]).len(), 7);
+    assert_eq!(names(&["--state", "busy"]), ["aws-spot-0", "aws-spot-1", "aws-spot-2"]);
+    assert_eq!(names(&["--state", "powered_down"]), ["aws-spot-7", "aws-spot-8", "aws-spot-9"]);
+    assert_eq!(names(&["--state", "DOWN"]), ["aws-spot-7"]);
+    assert_eq!(names(&["--state", "idle+cloud+powered_down"]), ["aws-spot-8", "aws-spot-9"]);
+    assert_eq!(names(&["--group", "gpu-a"]), ["gpu-a-0"]);
+    assert_eq!(names(&["--group", "a,spot", "--state", "booting,failed"]), ["aws-spot-7", "gpu-a-0"]);
+    assert_eq!(names(&["aws-spot-[1-2],gpu-a-0"]), ["aws-spot-1", "aws-spot-2", "gpu-a-0"]);
+    assert_eq!(names(&["aws-spot-99"]), Vec::<String>::new());
+}
+
+#[test]
+fn errors_have_a_kind_an_exit_code_and_a_hint() {
+    for (arguments, code, words) in [
+        (&["explain", "aws-spot-1"][..], 1, "Nothing is known of it."),
+        (&["explain", "aws-spot-[1-2]"], 2, "neither one node nor one job"),
+        (&["explain", "17"], 1, "Nothing is known of it."),
+        (&["nodes", "aws-["], 2, "list of nodes is not understood"),
+        (&["suspend", ","], 2, "No node is named"),
+        (&["suspend", "aws-spot-1"], 2, "wants to be confirmed"),
+        (&["gc"], 2, "wants to be confirmed"),
+        (&["lock", "aws-spot-1"], 2, "--reason"),
+        (&["log-level", "chatty"], 2, "invalid value 'chatty'"),
+        (&["events", "--since", "tomorrow"], 2, "is no time"),
+        (&["events", "--node", "a]"], 2, "bracket"),
+        (&["reload"], 1, "hint: `ec2fleet validate` shows them."),
+        (&["no-such-command"], 2, "unrecognized subcommand"),
+    ] {
+        let ran = on_plugin(arguments);
+        assert_eq!(ran.code, code, "{arguments:?}: {}", ran.seen());
+        assert!(ran.stderr.contains(words), "{arguments:?}: {}", ran.seen());
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_the_command_quietly() {
+    let server = Server::start(SocketOptions::default(), 8, |asked: Asked| {
+        let node = NodeReport { name: "n".repeat(100), ..NodeReport::default() };
+        let nodes = NodesReport { schema: SCHEMA_VERSION, nodes: vec![node; 5_000] };
+        let _ = asked.reply.send(Response::ok(Reply::Nodes(nodes)));
+    });
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ec2fleet"))
+        .args(["nodes", "--json", "--socket"])
+        .arg(&server.path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("ec2fleet runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn following_prints_each_event_once() {
+    use std::io::BufRead;
+    let server = plugin();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ec2fleet"))
+        .args(["events", "--follow", "--json", "--socket"])
+        .arg(&server.path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ec2fleet runs");
+    let lines = std::io::BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let seqs: Vec<u64> = lines
+        .take(3)
+        .map(|line| serde_json::from_str::<EventReport>(&line.expect("a line")).expect("an event").seq)
+        .collect();
+    assert_eq!(seqs, [1, 2, 3]);
+    assert_eq!(child.try_wait().expect("it can be asked"), None, "it goes on waiting");
+    child.kill().expect("it is still there");
+    child.wait().expect("it ends");
+}
+
+#[test]
+fn the_version_of_both_sides_is_told() {
+    let ran = on_plugin(&["version", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!((&value["program"], &value["plugin"]), (&env!("CARGO_PKG_VERSION").into(), &"9.9.9".into()));
+    let ran = on_plugin(&["version"]);
+    assert!(ran.stdout.contains("plugin 9.9.9"), "{}", ran.seen());
+}
