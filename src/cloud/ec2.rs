@@ -50,7 +50,9 @@ pub struct Ec2Options {
     /// Instead of the region's own STS endpoint, for [`Catalog::caller`] and [`Catalog::decode_denial`].
     pub sts_endpoint_url: Option<String>,
     /// Instead of the default chain (environment, profile, web identity, container, instance profile).
-    /// An emulator needs some, and must not be given real ones.
+    ///
+    /// An endpoint on plain HTTP and loopback is an emulator: without a profile it gets placeholders, so that it
+    /// needs no account and real keys never sign what goes over an open wire.
     pub credentials: Option<StaticCredentials>,
     /// Instead of `~/.aws/config` and `~/.aws/credentials`, or what `AWS_CONFIG_FILE` and
     /// `AWS_SHARED_CREDENTIALS_FILE` name.
@@ -71,6 +73,16 @@ pub struct StaticCredentials {
     pub access_key_id: String,
     pub secret_access_key: String,
     pub session_token: Option<String>,
+}
+
+impl StaticCredentials {
+    fn placeholder() -> Self {
+        Self {
+            access_key_id: "EMULATOR".to_owned(),
+            secret_access_key: "none".to_owned(),
+            session_token: None,
+        }
+    }
 }
 
 impl fmt::Debug for StaticCredentials {
@@ -274,7 +286,9 @@ async fn connect(account: &Account, options: &Ec2Options) -> Clients {
     if let Some(files) = options.profile_files.as_ref().map(profile_files) {
         loader = loader.profile_files(files);
     }
-    if let Some(credentials) = &options.credentials {
+    let placeholder = (account.profile.is_none() && options.profile_files.is_none() && is_emulator(options))
+        .then(StaticCredentials::placeholder);
+    if let Some(credentials) = options.credentials.as_ref().or(placeholder.as_ref()) {
         loader = loader.credentials_provider(Credentials::new(
             &credentials.access_key_id,
             &credentials.secret_access_key,
@@ -303,6 +317,17 @@ async fn connect(account: &Account, options: &Ec2Options) -> Clients {
         sts = sts.endpoint_url(url);
     }
     Clients { ec2: Client::from_conf(config.build()), sts: aws_sdk_sts::Client::from_conf(sts.build()) }
+}
+
+fn is_emulator(options: &Ec2Options) -> bool {
+    let host = options.endpoint_url.as_deref().and_then(|url| url.strip_prefix("http://"));
+    host.is_some_and(|host| {
+        let host = host.split('/').next().unwrap_or_default();
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        name == "localhost"
+            || name == "[::1]"
+            || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+    })
 }
 
 fn profile_credentials(profile: &str, region: Region, options: &Ec2Options) -> SharedCredentialsProvider {
@@ -334,4 +359,40 @@ fn timeout_config(options: &Ec2Options, request: Duration) -> TimeoutConfig {
 /// For the few requests that may take longer than others.
 fn with_timeout(options: &Ec2Options, request: Duration) -> aws_sdk_ec2::config::Builder {
     Config::builder().timeout_config(timeout_config(options, request))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_loopback_is_an_emulator() {
+        let of =
+            |url: &str| is_emulator(&Ec2Options { endpoint_url: Some(url.into()), ..Ec2Options::default() });
+        for url in ["http://127.0.0.1:5000", "http://127.0.0.1/", "http://localhost:1", "http://[::1]:5000/x"]
+        {
+            assert!(of(url), "{url}");
+        }
+        for url in [
+            "https://127.0.0.1:5000",
+            "https://ec2.us-east-1.amazonaws.com",
+            "http://10.0.0.1:5000",
+            "http://localhost.example.org",
+            "http://127.0.0.1.example.org:80",
+            "http://",
+            "",
+        ] {
+            assert!(!of(url), "{url}");
+        }
+        assert!(!is_emulator(&Ec2Options::default()));
+    }
+
+    #[test]
+    fn keys_are_not_shown() {
+        let mut key = StaticCredentials::placeholder();
+        key.secret_access_key = "hidden-1".into();
+        key.session_token = Some("hidden-2".into());
+        let shown = format!("{:?}", Ec2Options { credentials: Some(key), ..Ec2Options::default() });
+        assert!(shown.contains("EMULATOR") && !shown.contains("hidden"), "{shown}");
+    }
 }

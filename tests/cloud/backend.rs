@@ -13,6 +13,7 @@ use slurm_ec2_fleet::core::ec2_api::{
 };
 use slurm_ec2_fleet::core::fleet_spec::{LaunchTemplateOverride, LaunchTemplateSpecification};
 use slurm_ec2_fleet::core::site::{Account, Lifecycle};
+use tokio::sync::OnceCell;
 
 pub const CLUSTER_TAG: &str = "ec2fleet:cluster";
 
@@ -61,18 +62,7 @@ impl Backend {
         let url = self.url();
         let account = Account { region: "us-east-1".into(), profile: None };
         let admin = admin(&url, &account.region);
-        let mut subnets = Vec::new();
-        let mut zones = Vec::new();
-        for subnet in admin.describe_subnets().send().await.expect("subnets").subnets.unwrap_or_default() {
-            let zone = subnet.availability_zone.expect("a zone");
-            if !zones.contains(&zone) {
-                zones.push(zone);
-                subnets.push(subnet.subnet_id.expect("an id"));
-            }
-        }
-        assert!(subnets.len() >= 2, "{self:?} has subnets in two zones");
-        let image = admin.describe_images().send().await.expect("images").images.unwrap_or_default();
-        let image = image.first().and_then(|image| image.image_id.clone()).expect("an image");
+        let Site { subnets, image } = self.site(&admin).await;
         let template = format!("template-{serial}");
         admin
             .create_launch_template()
@@ -87,8 +77,41 @@ impl Backend {
             .await
             .expect("a launch template");
         let ec2 = Ec2::new(options(&url));
-        World { backend: self, ec2, account, admin, subnets, template, cluster: format!("cluster-{serial}") }
+        let cluster = format!("cluster-{serial}");
+        World { backend: self, ec2, account, admin, subnets, template, cluster }
     }
+
+    /// Looked up once for each server: moto's list of images is long.
+    async fn site(self, admin: &aws_sdk_ec2::Client) -> Site {
+        static MOTO: OnceCell<Site> = OnceCell::const_new();
+        let known = match self {
+            Self::Moto => &MOTO,
+        };
+        known.get_or_init(|| find_site(admin)).await.clone()
+    }
+}
+
+/// What is there before any test begins.
+#[derive(Clone)]
+struct Site {
+    subnets: Vec<String>,
+    image: String,
+}
+
+async fn find_site(admin: &aws_sdk_ec2::Client) -> Site {
+    let mut subnets = Vec::new();
+    let mut zones = Vec::new();
+    for subnet in admin.describe_subnets().send().await.expect("subnets").subnets.unwrap_or_default() {
+        let zone = subnet.availability_zone.expect("a zone");
+        if !zones.contains(&zone) {
+            zones.push(zone);
+            subnets.push(subnet.subnet_id.expect("an id"));
+        }
+    }
+    assert!(subnets.len() >= 2, "subnets in two zones");
+    let images = admin.describe_images().send().await.expect("images").images.unwrap_or_default();
+    let image = images.first().and_then(|image| image.image_id.clone()).expect("an image");
+    Site { subnets, image }
 }
 
 /// Options for a server that takes any credentials.

@@ -331,3 +331,22 @@ async fn no_program_is_started_for_credentials() {
     assert_eq!(error.code, "NoCredentials", "{error:?}");
     assert!(!trace.exists(), "slurmctld must not have children of ours");
 }
+
+#[tokio::test]
+async fn an_emulator_needs_no_account_and_sees_no_real_key() {
+    let script = Script::start(vec![Step::Ok(PAGE_OF_NONE.into())]);
+    let ec2 = Ec2::new(Ec2Options { endpoint_url: Some(script.url.clone()), ..Ec2Options::default() });
+    ec2.call(account(None), describe()).await.expect("an answer without credentials");
+    let head = script.heads().remove(0);
+    assert!(head.contains("credential=emulator/"), "{head}");
+}
+
+#[tokio::test]
+async fn requests_say_who_sends_them_and_for_which_region() {
+    let script = Script::start(vec![Step::Ok(PAGE_OF_NONE.into())]);
+    let there = Account { region: "ap-southeast-2".into(), profile: None };
+    Ec2::new(options(&script.url)).call(there, describe()).await.expect("an answer");
+    let head = script.heads().remove(0);
+    assert!(head.contains("app/slurm-ec2-fleet-"), "{head}");
+    assert!(head.contains("/ap-southeast-2/ec2/aws4_request"), "{head}");
+}

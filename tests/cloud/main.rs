@@ -3,6 +3,7 @@
 
 mod backend;
 mod catalog;
+mod docs;
 mod faults;
 mod moto;
 mod script;

@@ -27,7 +27,7 @@ pub type Form = BTreeMap<String, String>;
 
 pub struct Script {
     pub url: String,
-    requests: Arc<Mutex<Vec<Form>>>,
+    requests: Arc<Mutex<Vec<(String, Form)>>>,
 }
 
 impl Script {
@@ -51,17 +51,22 @@ impl Script {
     }
 
     pub fn requests(&self) -> Vec<Form> {
-        self.requests.lock().unwrap().clone()
+        self.requests.lock().unwrap().iter().map(|(_, form)| form.clone()).collect()
+    }
+
+    /// Request lines and headers, in lower case.
+    pub fn heads(&self) -> Vec<String> {
+        self.requests.lock().unwrap().iter().map(|(head, _)| head.clone()).collect()
     }
 }
 
 fn serve(
     mut stream: TcpStream,
     next: &mut dyn FnMut() -> Option<Step>,
-    seen: &Mutex<Vec<Form>>,
+    seen: &Mutex<Vec<(String, Form)>>,
 ) -> std::io::Result<()> {
-    while let Some(body) = read_request(&mut stream)? {
-        seen.lock().unwrap().push(form_urlencoded::parse(&body).into_owned().collect());
+    while let Some((head, body)) = read_request(&mut stream)? {
+        seen.lock().unwrap().push((head, form_urlencoded::parse(&body).into_owned().collect()));
         match next().unwrap_or(Step::Error(400, "ScriptEnded", "no more steps".into())) {
             Step::Ok(body) => reply(&mut stream, 200, &body)?,
             Step::Status(status, body) => reply(&mut stream, status, &body)?,
@@ -95,8 +100,8 @@ fn reply(stream: &mut TcpStream, status: u16, body: &str) -> std::io::Result<()>
     )
 }
 
-/// The body of the next request, or nothing at the end of the connection.
-fn read_request(stream: &mut TcpStream) -> std::io::Result<Option<Vec<u8>>> {
+/// Head and body of the next request, or nothing at the end of the connection.
+fn read_request(stream: &mut TcpStream) -> std::io::Result<Option<(String, Vec<u8>)>> {
     let mut bytes = Vec::new();
     let mut block = [0; 16 * 1024];
     loop {
@@ -108,7 +113,7 @@ fn read_request(stream: &mut TcpStream) -> std::io::Result<Option<Vec<u8>>> {
                 .map_or(0, |value| value.trim().parse().expect("a length"));
             let body = end + 4;
             if bytes.len() >= body + length {
-                return Ok(Some(bytes[body..body + length].to_vec()));
+                return Ok(Some((head, bytes[body..body + length].to_vec())));
             }
         }
         match stream.read(&mut block)? {
