@@ -510,3 +510,71 @@ impl Reader<'_> {
 fn shown_char(c: char) -> String {
     format!("'{}'", c.escape_debug())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What serde_json would have made of a tree.
+    fn plain(node: &Node) -> serde_json::Value {
+        match &node.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(b) => (*b).into(),
+            Value::Number(n) => serde_json::from_str(n).expect("a number"),
+            Value::String(s) => s.as_str().into(),
+            Value::Array(items) => items.iter().map(plain).collect(),
+            Value::Object(members) => members.iter().map(|m| (m.key.clone(), plain(&m.value))).collect(),
+        }
+    }
+
+    /// A number that is syntax, but too large for serde_json.
+    fn has_huge_number(node: &Node) -> bool {
+        match &node.value {
+            Value::Number(n) => serde_json::from_str::<serde_json::Value>(n).is_err(),
+            Value::Array(items) => items.iter().any(has_huge_number),
+            Value::Object(members) => members.iter().any(|m| has_huge_number(&m.value)),
+            _ => false,
+        }
+    }
+
+    fn agree(text: &str) {
+        let theirs = serde_json::from_str::<serde_json::Value>(text);
+        match (parse(text.as_bytes()), theirs) {
+            (Ok(ours), Ok(theirs)) => assert_eq!(plain(&ours), theirs, "{text:?}"),
+            (Ok(ours), Err(error)) => assert!(has_huge_number(&ours), "{text:?}: {error}"),
+            (Err(error), Ok(_)) => panic!("{text:?}: {error:?}"),
+            (Err(_), Err(_)) => {}
+        }
+    }
+
+    #[test]
+    fn depth_limit_is_that_of_serde_json() {
+        for depth in 120..135 {
+            agree(&format!("{}{}", "[".repeat(depth), "]".repeat(depth)));
+            agree(&format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth)));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+        #[test]
+        fn reads_what_serde_json_reads(
+            text in "([\\[\\]{},: \n]|\"[a-c]\"|\"(\\\\[\"/bfnrtux]|\\\\u[0-9a-fD]{4}|é|\t)*\"|true|fals|null|-?[0-9]{1,3}|[.eE+-]|1e9{1,3}){0,12}"
+        ) {
+            agree(&text);
+        }
+
+        #[test]
+        fn reads_well_formed_texts(depth in 0_usize..4, text in "\\PC{0,12}", number in any::<f64>()) {
+            let mut value = serde_json::json!({ "a": text, text.clone(): [number, null, true, {}] });
+            for _ in 0..depth {
+                value = serde_json::json!([value, { "k": [] }]);
+            }
+            agree(&value.to_string());
+            agree(&serde_json::to_string_pretty(&value).unwrap());
+        }
+    }
+}

@@ -3,3 +3,9 @@
 
 mod accepted;
 mod broken;
+mod checks;
+mod generated;
+mod properties;
+mod schema;
+mod slurm_conf;
+mod slurmctld;

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The least that AWS must allow the controller for a configuration.
+//!
+//! Sources: Service Authorization Reference, "Actions, resources, and condition keys for Amazon EC2"; EC2 user
+//! guide, "EC2 Fleet prerequisites".
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::core::site::{AfterMaxHibernation, FleetScope, Lifecycle, NodeGroup, Site};
+
+/// The tag that makes an instance or fleet the cluster's.
+const CLUSTER_CONDITION: &str = "aws:ResourceTag/ec2fleet:cluster";
+
+/// An IAM policy document for the role or user of the controller.
+///
+/// It names the regions, subnets and, where the configuration has their ids, launch templates; it lets
+/// nothing be terminated or changed that does not carry the cluster's tag. The role of the compute nodes is in
+/// the launch template and not known here, so `iam:PassRole` is limited to roles for EC2 only.
+#[must_use]
+pub fn iam_policy(site: &Site) -> Value {
+    let groups: Vec<&NodeGroup> = site.groups().iter().map(AsRef::as_ref).collect();
+    let regions: BTreeSet<&str> = groups.iter().map(|g| g.account.region.as_str()).collect();
+    let partitions: BTreeSet<&str> = regions.iter().map(|r| aws_partition(r)).collect();
+    let maintain = groups.iter().any(|g| g.scope != FleetScope::Launch);
+    let spot = groups.iter().any(|g| g.lifecycle == Lifecycle::Spot);
+    let hibernates = groups.iter().any(|g| hibernates(g));
+    let moves = groups.iter().any(|g| hibernates_then_on_demand(g));
+    let ours = json!({ "StringEquals": { CLUSTER_CONDITION: site.cluster } });
+    let in_regions = |resource: &str| -> Vec<String> {
+        regions.iter().map(|r| format!("arn:{}:ec2:{r}:*:{resource}", aws_partition(r))).collect()
+    };
+
+    let mut describe = vec![
+        "ec2:DescribeInstances",
+        "ec2:DescribeInstanceStatus",
+        "ec2:DescribeInstanceTypes",
+        "ec2:DescribeLaunchTemplateVersions",
+        "ec2:DescribeLaunchTemplates",
+        "ec2:DescribeSubnets",
+    ];
+    if maintain {
+        describe.extend(["ec2:DescribeFleetHistory", "ec2:DescribeFleetInstances", "ec2:DescribeFleets"]);
+    }
+    if hibernates {
+        describe.push("ec2:DescribeSpotInstanceRequests");
+    }
+    if moves {
+        describe.extend(["ec2:DescribeNetworkInterfaces", "ec2:DescribeVolumes"]);
+    }
+    describe.sort_unstable();
+
+    let mut launched = Vec::new();
+    for kind in [
+        "fleet/*",
+        "image/*",
+        "instance/*",
+        "key-pair/*",
+        "network-interface/*",
+        "placement-group/*",
+        "security-group/*",
+        "snapshot/*",
+        "volume/*",
+    ] {
+        launched.extend(in_regions(kind));
+    }
+    // An image and its snapshots belong to no account in their ARN.
+    for kind in ["image/*", "snapshot/*"] {
+        launched.extend(regions.iter().map(|r| format!("arn:{}:ec2:{r}::{kind}", aws_partition(r))));
+    }
+    let mut named = BTreeSet::new();
+    for group in &groups {
+        let region = group.account.region.as_str();
+        let arn = |resource: String| format!("arn:{}:ec2:{region}:*:{resource}", aws_partition(region));
+        named.extend(group.subnet_ids.iter().map(|id| arn(format!("subnet/{id}"))));
+        let template = group.launch_template.launch_template_id.as_deref().unwrap_or("*");
+        named.insert(arn(format!("launch-template/{template}")));
+    }
+    launched.extend(named);
+    launched.sort_unstable();
+    launched.dedup();
+
+    let mut tagged = Vec::new();
+    for kind in ["fleet/*", "instance/*", "network-interface/*", "volume/*"] {
+        tagged.extend(in_regions(kind));
+    }
+    let mut statements = vec![
+        json!({
+            "Sid": "Look",
+            "Effect": "Allow",
+            "Action": describe,
+            "Resource": "*",
+            "Condition": { "StringEquals": { "aws:RequestedRegion": regions } }
+        }),
+        json!({
+            "Sid": "Launch",
+            "Effect": "Allow",
+            "Action": ["ec2:CreateFleet", "ec2:RunInstances"],
+            "Resource": launched
+        }),
+        json!({
+            "Sid": "TagAtLaunch",
+            "Effect": "Allow",
+            "Action": "ec2:CreateTags",
+            "Resource": tagged,
+            "Condition": { "StringEquals": { "ec2:CreateAction": ["CreateFleet", "RunInstances"] } }
+        }),
+        json!({
+            "Sid": "TagOwn",
+            "Effect": "Allow",
+            "Action": "ec2:CreateTags",
+            "Resource": in_regions("instance/*"),
+            "Condition": ours
+        }),
+        json!({
+            "Sid": "TerminateOwn",
+            "Effect": "Allow",
+            "Action": "ec2:TerminateInstances",
+            "Resource": in_regions("instance/*"),
+            "Condition": ours
+        }),
+    ];
+    if maintain {
+        statements.push(json!({
+            "Sid": "ChangeOwnFleets",
+            "Effect": "Allow",
+            "Action": ["ec2:DeleteFleets", "ec2:ModifyFleet"],
+            "Resource": in_regions("fleet/*"),
+            "Condition": ours
+        }));
+    }
+    if hibernates {
+        // The requests of a fleet are created by EC2 and do not carry the instances' tags.
+        statements.push(json!({
+            "Sid": "CancelSpotRequests",
+            "Effect": "Allow",
+            "Action": "ec2:CancelSpotInstanceRequests",
+            "Resource": in_regions("spot-instances-request/*")
+        }));
+    }
+    if moves {
+        let mut moved = in_regions("instance/*");
+        moved.extend(in_regions("network-interface/*"));
+        moved.extend(in_regions("volume/*"));
+        statements.push(json!({
+            "Sid": "MoveOwnDisks",
+            "Effect": "Allow",
+            "Action": [
+                "ec2:AttachNetworkInterface", "ec2:AttachVolume", "ec2:DetachNetworkInterface", "ec2:DetachVolume",
+                "ec2:ModifyInstanceAttribute", "ec2:ModifyNetworkInterfaceAttribute", "ec2:StartInstances",
+                "ec2:StopInstances"
+            ],
+            "Resource": moved,
+            "Condition": ours
+        }));
+    }
+    statements.push(json!({
+        "Sid": "PassComputeNodeRole",
+        "Effect": "Allow",
+        "Action": "iam:PassRole",
+        "Resource": partitions.iter().map(|p| format!("arn:{p}:iam::*:role/*")).collect::<Vec<_>>(),
+        "Condition": { "StringLike": { "iam:PassedToService": "ec2.amazonaws.com*" } }
+    }));
+    let mut services = vec!["ec2fleet.amazonaws.com"];
+    if spot {
+        services.push("spot.amazonaws.com");
+    }
+    statements.push(json!({
+        "Sid": "FirstUseOfFleetAndSpot",
+        "Effect": "Allow",
+        "Action": "iam:CreateServiceLinkedRole",
+        "Resource": partitions.iter().map(|p| format!("arn:{p}:iam::*:role/aws-service-role/*")).collect::<Vec<_>>(),
+        "Condition": { "StringEquals": { "iam:AWSServiceName": services } }
+    }));
+    json!({ "Version": "2012-10-17", "Statement": statements })
+}
+
+fn hibernates(group: &NodeGroup) -> bool {
+    group.spot_options.instance_interruption_behavior.as_deref() == Some("hibernate")
+}
+
+fn hibernates_then_on_demand(group: &NodeGroup) -> bool {
+    hibernates(group)
+        && group.hibernation.max_minutes.is_some()
+        && group.hibernation.after_max == AfterMaxHibernation::OnDemand
+}
+
+/// The AWS partition of a region, for ARNs.
+fn aws_partition(region: &str) -> &'static str {
+    match region.split('-').collect::<Vec<_>>().as_slice() {
+        ["cn", ..] => "aws-cn",
+        ["us", "gov", ..] => "aws-us-gov",
+        ["us", "iso", ..] => "aws-iso",
+        ["us", "isob", ..] => "aws-iso-b",
+        ["eu", "isoe", ..] => "aws-iso-e",
+        ["us", "isof", ..] => "aws-iso-f",
+        ["eusc", ..] => "aws-eusc",
+        _ => "aws",
+    }
+}
