@@ -32,6 +32,8 @@ pub enum Record {
     Pause { paused: bool },
     /// A fleet now belongs to this node (`FleetScope::Node`).
     FleetOf { node: String, fleet: NodeFleet },
+    /// The fleet of a node group (`FleetScope::Group`), or that it is gone.
+    GroupFleet { stem: String, fleet: Option<GroupFleet> },
     /// The fleets were deleted.
     FleetsGone { fleet_ids: Vec<String> },
 }
@@ -46,6 +48,17 @@ pub struct NodeFleet {
     pub subnet_id: Option<String>,
     pub launch: String,
     pub created_unix_ms: u64,
+}
+
+/// A maintain fleet that holds a node group's instances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupFleet {
+    pub fleet_id: String,
+    pub account: Account,
+    /// As EC2 last accepted them.
+    pub spot_target: u32,
+    pub on_demand_target: u32,
+    pub launch: String,
 }
 
 /// A call to EC2 that changes something, with its full parameters and its client token.
@@ -121,6 +134,8 @@ pub struct Persisted {
     pub paused: bool,
     #[serde(default)]
     pub fleets: BTreeMap<String, NodeFleet>,
+    #[serde(default)]
+    pub group_fleets: BTreeMap<String, GroupFleet>,
 }
 
 impl Persisted {
@@ -172,8 +187,17 @@ impl Persisted {
             Record::FleetOf { node, fleet } => {
                 self.fleets.insert(node.clone(), fleet.clone());
             }
+            Record::GroupFleet { stem, fleet } => match fleet {
+                Some(fleet) => {
+                    self.group_fleets.insert(stem.clone(), fleet.clone());
+                }
+                None => {
+                    self.group_fleets.remove(stem);
+                }
+            },
             Record::FleetsGone { fleet_ids } => {
                 self.fleets.retain(|_, fleet| !fleet_ids.contains(&fleet.fleet_id));
+                self.group_fleets.retain(|_, fleet| !fleet_ids.contains(&fleet.fleet_id));
             }
         }
     }

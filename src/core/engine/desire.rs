@@ -142,6 +142,7 @@ impl Engine {
         };
         let bound = self.persisted.bindings.contains_key(name);
         let locked = self.is_locked(name);
+        let awaits = self.awaits_group_fleet(&group.stem(), name);
         let now = self.now.mono_ms;
         let node = self.nodes.entry(name.to_owned()).or_default();
         let before = std::mem::replace(&mut node.desire, desire);
@@ -167,7 +168,8 @@ impl Engine {
                 if !bound
                     && node.launch.is_none()
                     && !node.reported
-                    && !self.fulfilling.contains_key(name) =>
+                    && !self.fulfilling.contains_key(name)
+                    && !awaits =>
             {
                 self.queues.entry(group.stem()).or_default().add(index, name, now);
             }
@@ -214,7 +216,9 @@ impl Engine {
             for name in &seen.unbind {
                 if let Some(binding) = self.persisted.bindings.get(name).cloned() {
                     self.by_instance.remove(&binding.instance_id);
-                    if self.persisted.fleets.contains_key(name) {
+                    if self.lower_for(name, &binding.instance_id) {
+                        // Ended when the fleet's target is lowered.
+                    } else if self.persisted.fleets.contains_key(name) {
                         // The fleet takes its instance with it.
                         self.ended.insert(binding.instance_id, self.now.mono_ms);
                     } else {

@@ -419,13 +419,15 @@ impl Engine {
 
     /// Whether an account has groups that keep fleets.
     pub(super) fn keeps_fleets(&self, account: &Account) -> bool {
-        self.site.groups().iter().any(|group| group.account == *account && group.scope == FleetScope::Node)
+        self.site.groups().iter().any(|group| group.account == *account && group.scope != FleetScope::Launch)
             || self.persisted.fleets.values().any(|fleet| fleet.account == *account)
+            || self.persisted.group_fleets.values().any(|fleet| fleet.account == *account)
     }
 
     /// Fleets with our tag that the journal does not know, and fleets of nodes that are down.
     pub(super) fn take_fleets(&mut self, account: &Account, result: CloudResult) {
         let Ok(CloudReply::Fleets(fleets)) = result else { return };
+        self.take_group_fleets(account, &fleets);
         let grace = u64::from(self.site.settings.orphan_grace_s) * 1000;
         let known: BTreeSet<String> =
             self.persisted.fleets.values().map(|fleet| fleet.fleet_id.clone()).collect();
@@ -433,7 +435,11 @@ impl Engine {
         let mut strangers = BTreeSet::new();
         for fleet in fleets {
             let young = fleet.tags.get(tag::LAUNCH).is_some_and(|token| expected.contains(token));
-            if young || known.contains(&fleet.id) || self.is_fleet_ending(&fleet.id) {
+            if young
+                || known.contains(&fleet.id)
+                || self.is_group_fleet(&fleet.id)
+                || self.is_fleet_ending(&fleet.id)
+            {
                 continue;
             }
             strangers.insert(fleet.id.clone());

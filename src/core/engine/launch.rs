@@ -215,6 +215,10 @@ impl Engine {
         if nodes.is_empty() {
             return;
         }
+        if group.scope == FleetScope::Group {
+            self.await_group_fleet(group, &nodes);
+            return;
+        }
         if group.scope == FleetScope::Node {
             self.begin_node_fleets(group, &nodes, lifecycle, &BTreeMap::new());
             return;
@@ -285,6 +289,9 @@ impl Engine {
 
     pub(super) fn recover_intent(&mut self, id: u64) {
         let Some(intent) = self.persisted.open.get(&id).cloned() else { return };
+        if self.recover_group_call(id, &intent.request) {
+            return;
+        }
         match &intent.request {
             CloudRequest::CreateFleet(request) => {
                 let Some(launch) = intent.launch.clone() else { return };

@@ -9,6 +9,7 @@ mod bind;
 mod desire;
 mod end;
 mod fleet;
+mod group_fleet;
 mod launch;
 mod list;
 mod outbox;
@@ -98,6 +99,10 @@ pub struct Engine {
     slurm: list::SlurmView,
     orphans: BTreeMap<String, u64>,
     missing: BTreeMap<String, u64>,
+    group_states: BTreeMap<String, group_fleet::GroupState>,
+    /// Accounts whose fleets have been listed since the start.
+    fleets_listed: BTreeSet<Account>,
+    spot_requests: BTreeMap<String, String>,
     fulfilling: BTreeMap<String, fleet::Fulfil>,
     fleet_ends: BTreeMap<Account, fleet::FleetEnds>,
     fleet_orphans: BTreeMap<String, u64>,
@@ -150,6 +155,9 @@ impl Engine {
             slurm: list::SlurmView::default(),
             orphans: BTreeMap::new(),
             missing: BTreeMap::new(),
+            group_states: BTreeMap::new(),
+            fleets_listed: BTreeSet::new(),
+            spot_requests: BTreeMap::new(),
             fulfilling: BTreeMap::new(),
             fleet_ends: BTreeMap::new(),
             fleet_orphans: BTreeMap::new(),
@@ -204,6 +212,7 @@ impl Engine {
             && self.queues.values().all(launch::Queue::is_empty)
             && self.endings.values().all(end::EndQueue::is_empty)
             && self.fulfilling.is_empty()
+            && self.group_fleets_quiet()
             && self.fleet_ends.values().all(fleet::FleetEnds::is_empty)
             && self.tell.is_empty()
             && self.reports.is_empty()
@@ -273,6 +282,7 @@ impl Engine {
         self.list_when_due();
         self.close_launch_batches();
         self.advance_launches();
+        self.mind_group_fleets();
         self.watch_fleets();
         self.mind_sleepers();
         self.end_instances();
@@ -296,6 +306,9 @@ impl Engine {
             Purpose::PollFleets { account } => self.take_fleet_instances(&account, result),
             Purpose::ListFleets { account } => self.take_fleets(&account, result),
             Purpose::DeleteFleets { intent, .. } => self.take_deleted(intent, result),
+            Purpose::GroupFleet { intent, stem, .. } => self.take_group_call(intent, &stem, result),
+            Purpose::PollGroup { account, stem } => self.take_group_instances(&account, &stem, result),
+            Purpose::CancelSpot { intent, .. } => self.take_cancelled(intent, result),
             Purpose::WatchSleep { .. } => self.take_sleep_watch(result),
             Purpose::Mind
             | Purpose::Load { .. }
@@ -328,6 +341,9 @@ impl Engine {
             | Purpose::PollFleets { .. }
             | Purpose::ListFleets { .. }
             | Purpose::DeleteFleets { .. }
+            | Purpose::GroupFleet { .. }
+            | Purpose::PollGroup { .. }
+            | Purpose::CancelSpot { .. }
             | Purpose::WatchSleep { .. } => {}
             Purpose::Mind => self.take_minded(result),
         }
@@ -402,6 +418,7 @@ impl Engine {
         }
         self.recover_tags();
         self.recover_fleets();
+        self.recover_group_fleets();
         let open: Vec<u64> = self.persisted.open.keys().copied().collect();
         for id in &open {
             self.recover_intent(*id);

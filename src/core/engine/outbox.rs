@@ -63,6 +63,20 @@ pub(super) enum Purpose {
         account: Account,
         intent: u64,
     },
+    /// CreateFleet or ModifyFleet of a node group's fleet.
+    GroupFleet {
+        account: Account,
+        intent: u64,
+        stem: String,
+    },
+    PollGroup {
+        account: Account,
+        stem: String,
+    },
+    CancelSpot {
+        account: Account,
+        intent: u64,
+    },
     /// States of instances that EC2 may hibernate.
     WatchSleep {
         account: Account,
@@ -83,6 +97,9 @@ impl Purpose {
             | Self::PollFleets { account }
             | Self::ListFleets { account }
             | Self::DeleteFleets { account, .. }
+            | Self::GroupFleet { account, .. }
+            | Self::PollGroup { account, .. }
+            | Self::CancelSpot { account, .. }
             | Self::WatchSleep { account } => Some(account),
             Self::Load { .. } | Self::Tell { .. } | Self::Report { .. } | Self::Reset | Self::Mind => None,
         }
@@ -90,7 +107,10 @@ impl Purpose {
 
     fn action_group(&self) -> ActionGroup {
         match self {
-            Self::Create { .. } | Self::DeleteFleets { .. } => ActionGroup::Mutate,
+            Self::Create { .. }
+            | Self::DeleteFleets { .. }
+            | Self::GroupFleet { .. }
+            | Self::CancelSpot { .. } => ActionGroup::Mutate,
             Self::Terminate { .. } => ActionGroup::Terminate,
             Self::Tags { .. } => ActionGroup::CreateTags,
             _ => ActionGroup::Describe,
@@ -101,7 +121,7 @@ impl Purpose {
     fn priority(&self) -> u8 {
         match self {
             Self::Terminate { .. } | Self::DeleteFleets { .. } => 0,
-            Self::Create { .. } | Self::DescribeLaunch { .. } => 1,
+            Self::Create { .. } | Self::GroupFleet { .. } | Self::DescribeLaunch { .. } => 1,
             Self::Tags { level: TagLevel::Full, .. } => 9,
             _ => 2,
         }

@@ -146,6 +146,7 @@ impl Engine {
         !self.by_instance.contains_key(&instance.id)
             && !expected
             && !in_fleet
+            && !self.in_group_fleet(instance)
             && !self.is_ending(&instance.id)
     }
 
@@ -352,7 +353,7 @@ impl Engine {
             self.by_instance.remove(&binding.instance_id);
             self.tell.forget(node);
             self.tags.forget(node);
-            if !self.end_fleet_of(node) {
+            if !self.lower_for(node, &binding.instance_id) && !self.end_fleet_of(node) {
                 self.end_instance(&binding.account, binding.instance_id.clone());
             }
             self.record(Record::Unbound {

@@ -10,7 +10,7 @@ use crate::core::fact::FactKind;
 use crate::core::hostlist;
 use crate::core::limits::backoff_ms;
 use crate::core::record::{Binding, Intent, Outcome, Record, TagLevel};
-use crate::core::site::{Account, NodeNaming, Site};
+use crate::core::site::{Account, FleetScope, NodeNaming, Site};
 use crate::core::tag;
 
 /// `Name` tags wait until the launch is over and the calls that nodes need have been made.
@@ -114,7 +114,7 @@ impl Engine {
         for ((account, _), mut bindings) in reservations {
             bindings.sort_by_key(|binding| binding.ami_launch_index);
             // Instances of maintain fleets have no tag of ours from birth.
-            if bindings.iter().any(|binding| self.persisted.fleets.contains_key(&binding.node)) {
+            if bindings.iter().any(|binding| self.in_maintain_fleet(&binding.node)) {
                 let mine = bindings.into_iter().filter(|binding| due.contains(&binding.node));
                 calls.extend(mine.map(|binding| self.fleet_tags(binding)));
                 continue;
@@ -143,6 +143,10 @@ impl Engine {
             }
         }
         calls
+    }
+
+    fn in_maintain_fleet(&self, node: &str) -> bool {
+        self.site.locate(node).is_some_and(|(group, _)| group.scope != FleetScope::Launch)
     }
 
     fn fleet_tags(&self, binding: &Binding) -> TagCall {

@@ -641,7 +641,9 @@ impl Bench {
             waking_ended: vec!["p-g-0".into()],
             ..PowerReading::default()
         }));
-        bench.effects.retain(|e| matches!(e, Effect::Cloud { request: CloudRequest::DescribeInstances { .. }, .. }));
+        bench
+            .effects
+            .retain(|e| matches!(e, Effect::Cloud { request: CloudRequest::DescribeInstances { .. }, .. }));
         bench
     }
 
@@ -828,4 +830,151 @@ fn a_fleet_that_no_journal_knows_is_adopted_or_deleted() {
         }
     }
     assert!(deleted.contains(&"fleet-lost".to_owned()), "{deleted:?}");
+}
+
+/// EC2 with one group fleet, answering until nothing is asked any more.
+struct GroupEc2 {
+    made: usize,
+    state: String,
+    targets: Vec<u32>,
+    terminated: Vec<String>,
+    cancelled: usize,
+}
+
+impl GroupEc2 {
+    fn new() -> Self {
+        Self { made: 0, state: "active".into(), targets: Vec::new(), terminated: Vec::new(), cancelled: 0 }
+    }
+
+    fn answer(&mut self, bench: &mut Bench) {
+        for _ in 0..200 {
+            bench.answer_views();
+            let Some(at) = bench.effects.iter().position(|e| matches!(e, Effect::Cloud { .. })) else {
+                return;
+            };
+            let Effect::Cloud { call, request, .. } = bench.effects.remove(at) else { unreachable!() };
+            let reply = match request {
+                CloudRequest::CreateFleet(request) => {
+                    assert_eq!(request.target, 0, "a group fleet is made empty");
+                    self.made += 1;
+                    CloudReply::Fleet(FleetReply { fleet_id: "fleet-g".into(), ..FleetReply::default() })
+                }
+                CloudRequest::ModifyFleet { target, terminate_excess, .. } => {
+                    assert!(!terminate_excess, "EC2 would choose the victim");
+                    self.targets.push(target);
+                    CloudReply::Modified
+                }
+                CloudRequest::DescribeFleets { .. } => CloudReply::Fleets(if self.made == 0 {
+                    Vec::new()
+                } else {
+                    vec![crate::core::ec2_api::Fleet {
+                        id: "fleet-g".into(),
+                        state: self.state.clone(),
+                        activity: None,
+                        target: self.targets.last().copied().unwrap_or(0),
+                        fulfilled: 0.0,
+                        client_token: None,
+                        tags: [
+                            (tag::PARTITION.to_owned(), "p".to_owned()),
+                            (tag::GROUP.to_owned(), "g".to_owned()),
+                        ]
+                        .into(),
+                    }]
+                }),
+                CloudRequest::TerminateInstances { ids } => {
+                    for instance in &mut bench.instances {
+                        if ids.contains(&instance.id) {
+                            instance.state = InstanceState::Terminated;
+                        }
+                    }
+                    self.terminated.extend(ids.clone());
+                    CloudReply::Terminated { terminated: ids, unknown: Vec::new() }
+                }
+                CloudRequest::CreateTags { .. } => CloudReply::Tagged,
+                CloudRequest::CancelSpotInstanceRequests { ids } => {
+                    self.cancelled += ids.len();
+                    CloudReply::Cancelled
+                }
+                _ => {
+                    let alive = bench.instances.iter().filter(|i| !i.state.is_ended()).cloned().collect();
+                    CloudReply::Instances(alive)
+                }
+            };
+            bench.give(Event::CloudAnswered { call, result: Ok(reply) });
+        }
+        panic!("never quiet");
+    }
+
+    fn run(&mut self, bench: &mut Bench, seconds: u64) {
+        for _ in 0..seconds {
+            bench.tick(1_000);
+            self.answer(bench);
+        }
+    }
+}
+
+fn group_scope() -> (Bench, GroupEc2) {
+    let mut group = group("g");
+    group.scope = FleetScope::Group;
+    let mut bench = Bench::with(group, Persisted::default());
+    let mut ec2 = GroupEc2::new();
+    bench.tick(0);
+    ec2.answer(&mut bench);
+    bench.wake(&["p-g-0", "p-g-1"]);
+    ec2.run(&mut bench, 5);
+    for index in 0..2 {
+        bench.instance(&format!("i-{index}"), index, "");
+        let instance = bench.instances.last_mut().unwrap();
+        instance.tags.insert(fleet::FLEET_ID.into(), "fleet-g".into());
+        instance.spot_request_id = Some(format!("sir-{index}"));
+    }
+    ec2.run(&mut bench, 5);
+    assert_eq!((bench.bound("p-g-0"), bench.bound("p-g-1")), (Some("i-0"), Some("i-1")));
+    for node in ["p-g-0", "p-g-1"] {
+        bench.set_slurm(node, NodeBase::Allocated, NodeFlags::CLOUD);
+    }
+    let ended = vec!["p-g-0".to_owned(), "p-g-1".to_owned()];
+    bench.give(Event::Power(PowerReading { waking_ended: ended, ..PowerReading::default() }));
+    (bench, ec2)
+}
+
+#[test]
+fn a_group_fleet_is_made_once_and_its_target_follows_the_nodes() {
+    let (mut bench, mut ec2) = group_scope();
+    assert_eq!((ec2.made, ec2.targets.as_slice()), (1, [2].as_slice()));
+    bench.wake(&["p-g-2"]);
+    ec2.run(&mut bench, 5);
+    assert_eq!((ec2.made, ec2.targets.as_slice()), (1, [2, 3].as_slice()));
+}
+
+#[test]
+fn a_group_fleet_is_lowered_and_settled_before_exactly_one_instance_ends() {
+    let (mut bench, mut ec2) = group_scope();
+    ec2.state = "modifying".into();
+    bench.set_slurm("p-g-0", NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERING_DOWN));
+    bench.give(Event::Power(PowerReading { suspended: vec!["p-g-0".into()], ..PowerReading::default() }));
+    ec2.run(&mut bench, 20);
+    assert_eq!(ec2.targets.last(), Some(&1), "the target is lowered first");
+    assert!(ec2.terminated.is_empty(), "not while EC2 is modifying the fleet");
+    ec2.state = "active".into();
+    ec2.run(&mut bench, 10);
+    assert_eq!(ec2.terminated, ["i-0"]);
+    assert_eq!(ec2.cancelled, 1);
+    assert_eq!(bench.bound("p-g-1"), Some("i-1"));
+}
+
+#[test]
+fn a_replacement_that_nobody_waits_for_is_ended_and_the_sleeper_is_not() {
+    let (mut bench, mut ec2) = group_scope();
+    bench.instances[1].state = InstanceState::Stopped;
+    bench.instance("i-spare", 0, "");
+    bench.instances.last_mut().unwrap().tags.insert(fleet::FLEET_ID.into(), "fleet-g".into());
+    // The fleet is looked at because another node is waking; its instance comes as well.
+    bench.wake(&["p-g-2"]);
+    bench.instance("i-2", 0, "");
+    bench.instances.last_mut().unwrap().tags.insert(fleet::FLEET_ID.into(), "fleet-g".into());
+    ec2.run(&mut bench, 30);
+    assert_eq!(ec2.terminated.len(), 1, "{:?}", ec2.terminated);
+    assert!(!ec2.terminated.contains(&"i-1".to_owned()));
+    assert!(bench.bound("p-g-2").is_some());
 }
