@@ -2,17 +2,17 @@
 //! Where a program finds its configuration, Slurm and the plugin.
 
 use std::cell::OnceCell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::Global;
 use super::client::Client;
 use super::error::{CliError, ErrorKind};
-use crate::config::{self, CONFIG_FILE, ConfigErrors, Loaded, PARTITIONS_FILE, SlurmFacts};
-use crate::runtime::socket::SOCKET_NAME;
+use crate::config::{self, CONFIG_FILE, ConfigErrors, Loaded, SlurmFacts};
+use crate::runtime::places;
 use crate::slurm::command::{CommandOptions, CommandSlurm};
 
-/// Where Slurm's packages put slurm.conf: Debian and RPM, a build from source, AWS ParallelCluster.
+/// Where slurm.conf is: packages of Debian and RPM, a build from source, AWS ParallelCluster.
 const SLURM_CONFS: [&str; 3] =
     ["/etc/slurm/slurm.conf", "/usr/local/etc/slurm.conf", "/opt/slurm/etc/slurm.conf"];
 
@@ -34,26 +34,13 @@ pub struct Context {
 impl Context {
     #[must_use]
     pub fn new(global: &Global) -> Self {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let program = std::env::current_exe().ok();
-        let given_dir = global.config_dir.clone().or_else(|| variable("EC2FLEET_CONFIG_DIR"));
-        let slurm_conf = global.slurm_conf.clone().or_else(|| variable("SLURM_CONF")).or_else(|| {
-            let beside = given_dir.iter().flat_map(|dir| [dir.join("slurm.conf"), dir.join("../slurm.conf")]);
-            beside.chain(SLURM_CONFS.map(PathBuf::from)).find(|path| path.is_file())
+        let slurm_conf = global.slurm_conf.clone().or_else(|| {
+            let named = std::env::var_os("SLURM_CONF").filter(|value| !value.is_empty()).map(PathBuf::from);
+            let beside =
+                global.config_dir.iter().flat_map(|dir| ["slurm.conf", "../slurm.conf"].map(|f| dir.join(f)));
+            named.or_else(|| beside.chain(SLURM_CONFS.map(PathBuf::from)).find(|path| path.is_file()))
         });
-        let config_dir = given_dir.unwrap_or_else(|| {
-            let of_slurm = slurm_conf.as_deref().and_then(Path::parent).map(Path::to_owned);
-            // slurmctld starts programs with an empty environment, so their own folder is the other place that a
-            // site can choose: the Python plugin kept its programs and its files in one folder, too.
-            let of_program = program.as_deref().and_then(Path::parent).map(Path::to_owned);
-            of_slurm
-                .iter()
-                .chain(&of_program)
-                .find(|dir| dir.join(PARTITIONS_FILE).is_file())
-                .or(of_slurm.as_ref())
-                .cloned()
-                .unwrap_or_else(|| PathBuf::from("/etc/slurm"))
-        });
+        let config_dir = places::config_dir(global.config_dir.as_deref(), slurm_conf.as_deref());
         let (facts, facts_error) = match &slurm_conf {
             None => (SlurmFacts::default(), Some("no slurm.conf was found".to_owned())),
             Some(path) => match SlurmFacts::read(path) {
@@ -102,10 +89,9 @@ impl Context {
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
         match self.loaded() {
-            Ok(loaded) => loaded.program.state_dir.clone(),
-            Err(_) => self.raw_path("StateDir"),
+            Ok(loaded) => places::state_dir(loaded.program.state_dir.as_deref(), &self.facts),
+            Err(_) => places::state_dir(self.raw_path("StateDir").as_deref(), &self.facts),
         }
-        .unwrap_or_else(|| Path::new(self.facts.state_save_location()).join("ec2fleet"))
     }
 
     /// A path of config.json when the configuration as a whole has errors: the plugin goes on with the one that it
@@ -127,7 +113,7 @@ impl Context {
 
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| self.state_dir().join(SOCKET_NAME))
+        self.socket.clone().unwrap_or_else(|| places::socket(&self.state_dir()))
     }
 
     #[must_use]

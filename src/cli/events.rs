@@ -4,6 +4,8 @@
 use std::thread;
 use std::time::Duration;
 
+use indexmap::IndexMap;
+
 use super::args;
 use super::client::ClientError;
 use super::context::Context;
@@ -11,7 +13,7 @@ use super::error::{CliError, ErrorKind, Exit};
 use super::output::{Output, Style};
 use super::when::{clock_ms, now_unix_ms, since};
 use crate::core::hostlist;
-use crate::core::report::{EventReport, EventsReport, ExplainReport, Severity};
+use crate::core::report::{EventReport, EventsReport, ExplainReport, SCHEMA_VERSION, Severity};
 use crate::runtime::protocol::{EventFilter, Operation, RefusalKind, Reply, Subject};
 
 /// Between two questions of `--follow`.
@@ -121,10 +123,9 @@ fn line(event: &EventReport) -> String {
 /// # Errors
 /// When the plugin does not answer, or does not know the node or job.
 pub fn explain(context: &Context, args: &args::Explain, out: &mut Output) -> Result<Exit, CliError> {
-    let subject = subject(&args.subject)?;
-    let report = match context.client().ask(Operation::Explain { subject })? {
-        Reply::Explain(report) => *report,
-        other => return Err(super::unexpected(&other)),
+    let report = match subject(&args.subject)? {
+        Subject::Node(name) => explain_node(context, name)?,
+        Subject::Job(id) => explain_job(context, id)?,
     };
     if out.json {
         out.json(&report)?;
@@ -132,6 +133,67 @@ pub fn explain(context: &Context, args: &args::Explain, out: &mut Output) -> Res
         print_explanation(&report, out)?;
     }
     Ok(Exit::Success)
+}
+
+fn explain_node(context: &Context, name: String) -> Result<ExplainReport, CliError> {
+    match context.client().ask(Operation::Explain { subject: Subject::Node(name) })? {
+        Reply::Explain(report) => Ok(*report),
+        other => Err(super::unexpected(&other)),
+    }
+}
+
+/// Slurm knows the job and its nodes, the plugin knows the nodes.
+fn explain_job(context: &Context, id: u32) -> Result<ExplainReport, CliError> {
+    let job = context.slurm().job(id)?;
+    let names = hostlist::expand(&job.nodes)?;
+    let mut report = ExplainReport {
+        schema: SCHEMA_VERSION,
+        subject: format!("job {id}"),
+        summary: match names.len() {
+            0 => format!(
+                "Slurm says {} ({}): it has no nodes, so nothing is launched for it.",
+                job.state, job.reason
+            ),
+            count => format!("Slurm says {} on {count} nodes: {}.", job.state, job.nodes),
+        },
+        ..ExplainReport::default()
+    };
+    if names.is_empty() {
+        report.next.push("Slurm gives it nodes when its turn comes; then they are powered up.".into());
+        return Ok(report);
+    }
+    let nodes = match context.client().ask(Operation::Nodes { nodes: Some(job.nodes.clone()) })? {
+        Reply::Nodes(report) => report.nodes,
+        other => return Err(super::unexpected(&other)),
+    };
+    let filter = EventFilter {
+        nodes: Some(job.nodes),
+        since_unix_ms: job.submit_unix_ms,
+        limit: Some(200),
+        ..EventFilter::default()
+    };
+    report.events = ask(context, &filter)?.events;
+    let mut phases: IndexMap<&str, Vec<&str>> = IndexMap::new();
+    for node in &nodes {
+        phases.entry(&node.phase).or_default().push(&node.name);
+    }
+    for (phase, names) in &phases {
+        report.summary.push_str(&format!(" {} {phase}: {}.", names.len(), hostlist::fold(names)));
+    }
+    let foreign = names.len().saturating_sub(nodes.len());
+    if foreign > 0 {
+        report.summary.push_str(&format!(" {foreign} are no nodes of partitions.json."));
+    }
+    // The nodes that hold the job back explain it; of those that look alike, one will do.
+    for phase in ["failed", "pending", "launching", "booting", "asleep"] {
+        if let Some(name) = phases.get(phase).and_then(|names| names.first()) {
+            let one = explain_node(context, (*name).to_owned())?;
+            report.next.push(format!("{name}: {}", one.summary));
+            report.next.extend(one.next);
+        }
+    }
+    report.nodes = nodes;
+    Ok(report)
 }
 
 /// Node names never consist of digits alone, since they begin with a partition's name and a dash.

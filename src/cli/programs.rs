@@ -17,12 +17,15 @@ use clap::Parser;
 use super::args::Global;
 use super::client::{Client, ClientError};
 use super::context::Context;
-use super::error::CliError;
-use super::when::{clock_ms, now_unix_ms};
+use super::error::{CliError, ErrorKind};
 use crate::config::LogFormat;
-use crate::core::hostlist;
+use crate::core::event::{Event, ResumeJob};
+use crate::core::hostlist::{self, HostlistError};
+use crate::core::report::Severity;
 use crate::core::resume_file::{MAX_BYTES, ResumeFile};
+use crate::observe::log;
 use crate::runtime::protocol::{Operation, Reply};
+use crate::runtime::standalone;
 
 /// A plugin that is alive answers in milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -107,11 +110,11 @@ pub fn main(program: Program) -> ExitCode {
     });
     let log = Log { program, context: &context };
     let jobs = jobs.unwrap_or_else(|error| {
-        log.line("warning", &format!("{error}; the nodes are resumed without knowing their jobs"));
+        log.line(Severity::Warning, &format!("{error}; the nodes are resumed without knowing their jobs"));
         None
     });
     if let Err(error) = hostlist::expand(&arguments.nodes) {
-        log.line("error", &error.to_string());
+        log.line(Severity::Error, &error.to_string());
         return ExitCode::FAILURE;
     }
     let op = program.operation(arguments.nodes.clone(), jobs);
@@ -121,15 +124,15 @@ pub fn main(program: Program) -> ExitCode {
         Ok(other) => super::unexpected(&other).message,
         Err(ClientError::Refused(refusal)) if !refusal.kind.program_takes_over() => {
             log.line(
-                "error",
+                Severity::Error,
                 &format!("{}: the plugin refused: {} {}", arguments.nodes, refusal, refusal.hint),
             );
             return ExitCode::FAILURE;
         }
         Err(error) => error.to_string(),
     };
-    log.line("info", &format!("{}: {why}; this program does the work itself", arguments.nodes));
-    match fall_back(&context, &op) {
+    log.line(Severity::Info, &format!("{}: {why}; this program does the work itself", arguments.nodes));
+    match fall_back(&context, op) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let mut text = format!("{}: {}", arguments.nodes, error.message);
@@ -137,16 +140,38 @@ pub fn main(program: Program) -> ExitCode {
                 text.push(' ');
                 text.push_str(detail);
             }
-            log.line("error", &text);
+            log.line(Severity::Error, &text);
             ExitCode::FAILURE
         }
     }
 }
 
-/// Do the work without the plugin.
-fn fall_back(context: &Context, _op: &Operation) -> Result<(), CliError> {
+/// Do the work without the plugin: the same engine, under the same fence and journal.
+fn fall_back(context: &Context, op: Operation) -> Result<(), CliError> {
     context.require_config()?;
-    Err(CliError::new(super::error::ErrorKind::NotRunning, "No plugin answers."))
+    let Some(slurm_conf) = &context.slurm_conf else {
+        return Err(CliError::new(ErrorKind::NotRunning, "No slurm.conf was found.")
+            .hint("slurmctld names it in SLURM_CONF; elsewhere give --slurm-conf."));
+    };
+    standalone::run(Some(&context.config_dir), slurm_conf, event(op)?)
+        .map_err(|error| CliError::new(ErrorKind::Failed, error.to_string()))
+}
+
+fn event(op: Operation) -> Result<Event, HostlistError> {
+    let expand = |nodes: String| hostlist::expand(&nodes);
+    Ok(match op {
+        Operation::Resume { nodes, jobs } => {
+            let jobs = jobs.unwrap_or_default().jobs.into_iter().filter_map(|job| {
+                // A job's list that cannot be read costs its all-or-nothing launch; the nodes are in `nodes`.
+                let nodes = hostlist::expand(&job.nodes_resume).ok()?;
+                Some(ResumeJob { job_id: job.job_id.into(), nodes })
+            });
+            Event::ResumeRequested { nodes: expand(nodes)?, jobs: jobs.collect() }
+        }
+        Operation::Suspend { nodes } => Event::SuspendRequested { nodes: expand(nodes)? },
+        Operation::ResumeFail { nodes } => Event::ResumeFailed { nodes: expand(nodes)? },
+        _ => Event::Rescan,
+    })
 }
 
 fn read_resume_file() -> Result<Option<ResumeFile>, String> {
@@ -168,26 +193,24 @@ struct Log<'a> {
 }
 
 impl Log<'_> {
-    fn line(&self, level: &str, text: &str) {
+    fn line(&self, severity: Severity, text: &str) {
         let name = self.program.name();
         let pid = std::process::id();
-        let now = now_unix_ms();
-        let settings = self.context.loaded().ok().map(|loaded| &loaded.program);
-        let line = match settings.map(|settings| settings.log_format) {
-            Some(LogFormat::Json) => serde_json::json!({
-                "unix_ms": now, "level": level, "program": name, "pid": pid, "message": text,
-            })
-            .to_string(),
-            _ => format!("{} {level} {name}[{pid}]: {}", clock_ms(now), text.replace(['\n', '\r'], " ")),
+        let format = match self.context.loaded().ok().map(|loaded| loaded.program.log_format) {
+            Some(LogFormat::Json) => log::Format::Json,
+            _ => log::Format::Text,
         };
+        let text = format!("{name}[{pid}]: {}", text.replace(['\n', '\r'], " "));
+        let line = log::line(format, severity, &text);
         let file = self
             .context
             .log_file()
             .and_then(|path| OpenOptions::new().append(true).create(true).mode(0o640).open(path).ok());
         // One write, so that lines of several programs do not mix.
-        let written = file.is_some_and(|mut file| file.write_all(format!("{line}\n").as_bytes()).is_ok());
-        if !written || level == "error" {
-            eprintln!("{line}");
+        let written = file.is_some_and(|mut file| file.write_all(line.as_bytes()).is_ok());
+        if !written || severity == Severity::Error {
+            // Where standard error is closed, too, there is no place left to say it.
+            let _ = std::io::stderr().write_all(line.as_bytes());
         }
     }
 }

@@ -123,6 +123,22 @@ impl fmt::Display for Line<'_> {
     }
 }
 
+/// One line with its time and line break.
+#[must_use]
+pub fn line(format: Format, severity: Severity, text: &str) -> String {
+    let now = jiff::Timestamp::now();
+    match format {
+        Format::Text => {
+            let time = now.strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
+            format!("{time} {:7} {text}\n", severity.as_str())
+        }
+        Format::Json => {
+            let time = now.as_millisecond();
+            format!("{}\n", serde_json::json!({"unix_ms": time, "severity": severity, "message": text}))
+        }
+    }
+}
+
 struct Lines;
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -137,18 +153,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         let severity = severity(*event.metadata().level());
         let mut sink = SINK.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sink) = sink.as_mut() else { return };
-        let line = match sink.format {
-            Format::Text => format!(
-                "{} {:7} {}\n",
-                jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"),
-                severity.as_str(),
-                text.0
-            ),
-            Format::Json => {
-                let time = jiff::Timestamp::now().as_millisecond();
-                format!("{}\n", serde_json::json!({"unix_ms": time, "severity": severity, "message": text.0}))
-            }
-        };
+        let line = line(sink.format, severity, &text.0);
         // A full disk must not stop the plugin: the line is lost, the event is still in the history.
         if let Some(file) = &mut sink.file {
             let _ = file.write_all(line.as_bytes());

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::config::{CONFIG_FILE, Loaded, SlurmFacts};
+use crate::config::{CONFIG_FILE, SlurmFacts};
 use crate::runtime::socket::SOCKET_NAME;
 
 /// Environment variable that names the configuration folder.
@@ -41,12 +41,8 @@ pub fn config_dir(given: Option<&Path>, slurm_conf: Option<&Path>) -> PathBuf {
 
 /// The state directory: `StateDir` of config.json, else `ec2fleet` below StateSaveLocation.
 #[must_use]
-pub fn state_dir(loaded: &Loaded, slurm: &SlurmFacts) -> PathBuf {
-    loaded
-        .program
-        .state_dir
-        .clone()
-        .unwrap_or_else(|| Path::new(slurm.state_save_location()).join(STATE_DIR_NAME))
+pub fn state_dir(configured: Option<&Path>, slurm: &SlurmFacts) -> PathBuf {
+    configured.map_or_else(|| Path::new(slurm.state_save_location()).join(STATE_DIR_NAME), Path::to_owned)
 }
 
 #[must_use]

@@ -57,7 +57,7 @@ pub fn configure(config_dir: Option<&Path>, slurm_conf: Option<&Path>) -> Result
     // An unreadable slurm.conf leaves Slurm's defaults; what cannot do without it is reported by the check.
     let slurm = slurm_conf.and_then(|path| SlurmFacts::read(path).ok()).unwrap_or_default();
     let loaded = config::load(&config_dir, &slurm)?;
-    let state_dir = places::state_dir(&loaded, &slurm);
+    let state_dir = places::state_dir(loaded.program.state_dir.as_deref(), &slurm);
     Ok(Configured { config_dir, slurm, loaded, state_dir })
 }
 

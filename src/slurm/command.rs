@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Slurm;
 use super::process::{self, Finished};
-use super::scontrol::{parse_limit_minutes, parse_nodes};
+use super::scontrol::{parse_limit_minutes, parse_nodes, parse_time};
 use crate::core::hostlist;
 use crate::core::slurm_api::{
     NodeStateChange, NodeUpdate, SlurmError, SlurmReply, SlurmRequest, SlurmResult,
@@ -97,6 +97,23 @@ impl CommandSlurm {
         let output = self.scontrol("its release", &["--version"])?;
         // "slurm-wlm 22.05.8" on Debian, "slurm 24.11.5" elsewhere.
         Ok(output.stdout.split_whitespace().nth(1).unwrap_or_default().to_owned())
+    }
+
+    /// What Slurm says about a job.
+    ///
+    /// # Errors
+    /// When Slurm cannot be asked or does not know the job.
+    pub fn job(&self, id: u32) -> Result<JobInfo, SlurmError> {
+        let what = format!("job {id}");
+        let format = "%T|%r|%V|%N";
+        let output = self.run(&what, "squeue", &["-a", "-h", "-j", &id.to_string(), "-o", format])?;
+        // An array is several lines; the first one that has nodes tells the most.
+        let jobs = output.stdout.lines().filter_map(parse_job);
+        jobs.max_by_key(|job| !job.nodes.is_empty()).ok_or_else(|| SlurmError::Refused {
+            what,
+            errno: 2017,
+            message: "Slurm has no such job, or it ended some time ago".into(),
+        })
     }
 
     fn update_nodes(&self, update: &NodeUpdate) -> SlurmResult {
@@ -262,11 +279,39 @@ impl CommandSlurm {
             command.env_remove(variable);
         }
         command.env("TZ", "UTC").env("LC_ALL", "C");
+        // slurmctld 22.05 runs ResumeProgram and its like without a PATH (src/slurmctld/power_save.c).
+        if std::env::var_os("PATH").is_none_or(|path| path.is_empty()) {
+            command.env("PATH", "/usr/local/bin:/usr/bin:/bin:/opt/slurm/bin:/usr/local/slurm/bin");
+        }
         if let Some(path) = &self.options.slurm_conf {
             command.env("SLURM_CONF", path);
         }
         command
     }
+}
+
+/// A job, as squeue shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobInfo {
+    /// `PENDING`, `CONFIGURING`, `RUNNING`, …
+    pub state: String,
+    /// Why it is pending.
+    pub reason: String,
+    /// When it was submitted; `None` if squeue does not say.
+    pub submit_unix_ms: Option<u64>,
+    /// Hostlist; empty while it has none.
+    pub nodes: String,
+}
+
+fn parse_job(line: &str) -> Option<JobInfo> {
+    let mut fields = line.trim().splitn(4, '|');
+    let (state, reason, submitted, nodes) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    Some(JobInfo {
+        state: state.to_owned(),
+        reason: reason.to_owned(),
+        submit_unix_ms: Some(parse_time(submitted) * 1_000).filter(|ms| *ms > 0),
+        nodes: nodes.to_owned(),
+    })
 }
 
 impl Slurm for CommandSlurm {

@@ -117,7 +117,8 @@ fn find_stamp(text: &str) -> Option<usize> {
 }
 
 /// Seconds since 1970 of a UTC time such as `2026-11-21T04:20:36`; 0 for `None` and `Unknown`.
-fn parse_time(text: &str) -> u64 {
+#[must_use]
+pub fn parse_time(text: &str) -> u64 {
     text.parse::<jiff::civil::DateTime>()
         .ok()
         .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC).ok())

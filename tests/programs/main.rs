@@ -6,3 +6,4 @@ mod commands;
 mod run_by_slurm;
 mod scontrol;
 mod socket;
+mod with_slurm;

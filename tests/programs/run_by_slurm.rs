@@ -128,7 +128,7 @@ fn what_the_plugin_refuses_is_logged_and_fails() {
     let site = Site::make(dir.path(), server.path.parent().expect("a folder"));
     let (code, log) = site.run(SUSPEND, &["aws-spot-99"], None);
     assert_eq!(code, 1);
-    assert!(log.contains("error ec2fleet-suspend["), "{log}");
+    assert!(log.contains(" error   ec2fleet-suspend["), "{log}");
     assert!(
         log.contains("aws-spot-99: the plugin refused: node aws-spot-99 is not known Check it."),
         "{log}"
