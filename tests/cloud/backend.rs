@@ -2,6 +2,7 @@
 //! The servers that stand for EC2, and what a test needs to exist on them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region};
@@ -13,7 +14,10 @@ use slurm_ec2_fleet::core::ec2_api::{
 };
 use slurm_ec2_fleet::core::fleet_spec::{LaunchTemplateOverride, LaunchTemplateSpecification};
 use slurm_ec2_fleet::core::site::{Account, Lifecycle};
+use slurm_ec2_fleet::emulator::{Emulator, Options, Scenario};
 use tokio::sync::OnceCell;
+
+use crate::moto;
 
 pub const CLUSTER_TAG: &str = "ec2fleet:cluster";
 
@@ -27,6 +31,12 @@ macro_rules! on_each_backend {
                 super::$name($crate::backend::Backend::Moto.world().await).await;
             })*
         }
+        mod emulator {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::backend::Backend::Emulator.world().await).await;
+            })*
+        }
     };
 }
 
@@ -34,11 +44,14 @@ macro_rules! on_each_backend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     Moto,
+    Emulator,
 }
 
 /// One test's view of a server: clusters of other tests are there too, as in a shared account.
 pub struct World {
     pub backend: Backend,
+    url: String,
+    emulator: Option<Arc<Emulator>>,
     pub ec2: Ec2,
     pub account: Account,
     /// For what the engine never does: make templates, and look behind the back of the code under test.
@@ -50,45 +63,25 @@ pub struct World {
 }
 
 impl Backend {
-    fn url(self) -> String {
+    pub async fn world(self) -> World {
         match self {
-            Self::Moto => crate::moto::url().to_owned(),
+            Self::Moto => World::on(self, moto::url(), None).await,
+            Self::Emulator => emulated("{}").await,
         }
     }
+}
 
-    pub async fn world(self) -> World {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
-        let url = self.url();
-        let account = Account { region: "us-east-1".into(), profile: None };
-        let admin = admin(&url, &account.region);
-        let Site { subnets, image } = self.site(&admin).await;
-        let template = format!("template-{serial}");
-        admin
-            .create_launch_template()
-            .launch_template_name(&template)
-            .launch_template_data(
-                sdk::RequestLaunchTemplateData::builder()
-                    .image_id(image)
-                    .instance_type(sdk::InstanceType::C5Large)
-                    .build(),
-            )
-            .send()
-            .await
-            .expect("a launch template");
-        let ec2 = Ec2::new(options(&url));
-        let cluster = format!("cluster-{serial}");
-        World { backend: self, ec2, account, admin, subnets, template, cluster }
-    }
-
-    /// Looked up once for each server: moto's list of images is long.
-    async fn site(self, admin: &aws_sdk_ec2::Client) -> Site {
-        static MOTO: OnceCell<Site> = OnceCell::const_new();
-        let known = match self {
-            Self::Moto => &MOTO,
-        };
-        known.get_or_init(|| find_site(admin)).await.clone()
-    }
+/// An emulator of its own, with what the scenario says.
+pub async fn emulated(scenario: &str) -> World {
+    let mut scenario = Scenario::from_json(scenario).expect("a scenario");
+    // One image, so that another id is an unknown one.
+    scenario.images.push(
+        serde_json::from_str(r#"{"id": "ami-0123456789abcdef0", "name": "node", "encrypted": true}"#)
+            .expect("an image"),
+    );
+    let emulator = Emulator::start(Options { scenario, ..Options::default() }).await.expect("a free port");
+    let url = emulator.url();
+    World::on(Backend::Emulator, &url, Some(Arc::new(emulator))).await
 }
 
 /// What is there before any test begins.
@@ -138,6 +131,45 @@ fn admin(url: &str, region: &str) -> aws_sdk_ec2::Client {
 }
 
 impl World {
+    async fn on(backend: Backend, url: &str, emulator: Option<Arc<Emulator>>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // moto's list of images is long: it is read once.
+        static MOTO: OnceCell<Site> = OnceCell::const_new();
+        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+        let account = Account { region: "us-east-1".into(), profile: None };
+        let admin = admin(url, &account.region);
+        let Site { subnets, image } = match backend {
+            Backend::Moto => MOTO.get_or_init(|| find_site(&admin)).await.clone(),
+            Backend::Emulator => find_site(&admin).await,
+        };
+        let template = format!("template-{serial}");
+        admin
+            .create_launch_template()
+            .launch_template_name(&template)
+            .launch_template_data(
+                sdk::RequestLaunchTemplateData::builder()
+                    .image_id(image)
+                    .instance_type(sdk::InstanceType::C5Large)
+                    .build(),
+            )
+            .send()
+            .await
+            .expect("a launch template");
+        let ec2 = Ec2::new(options(url));
+        let cluster = format!("cluster-{serial}");
+        Self { backend, url: url.to_owned(), emulator, ec2, account, admin, subnets, template, cluster }
+    }
+
+    /// Another cluster in the same account.
+    pub async fn beside(&self) -> Self {
+        Self::on(self.backend, &self.url, self.emulator.clone()).await
+    }
+
+    /// The server of a test that is for the emulator alone.
+    pub fn emulator(&self) -> &Emulator {
+        self.emulator.as_ref().expect("an emulator")
+    }
+
     pub async fn call(&self, request: CloudRequest) -> CloudResult {
         self.ec2.call(self.account.clone(), request).await
     }

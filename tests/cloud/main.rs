@@ -4,6 +4,7 @@
 mod backend;
 mod catalog;
 mod docs;
+mod emulated;
 mod faults;
 mod moto;
 mod script;

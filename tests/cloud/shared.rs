@@ -90,7 +90,7 @@ async fn overrides_name_pools(world: World) {
 }
 
 async fn a_cluster_sees_only_its_own(world: World) {
-    let other = world.backend.world().await;
+    let other = world.beside().await;
     let ours = world.launch(Lifecycle::OnDemand, 1).await.instance_ids();
     let theirs = other.launch(Lifecycle::OnDemand, 1).await.instance_ids();
     assert_eq!(ids(world.in_cluster().await), ours);
@@ -178,7 +178,7 @@ async fn a_maintain_fleet_lives_until_deleted(world: World) {
     assert_eq!((&mine[0].id, mine[0].target), (&reply.fleet_id, 1));
     assert!(["submitted", "active"].contains(&&*mine[0].state), "{mine:?}");
     assert_eq!(mine[0].tags[CLUSTER_TAG], world.cluster);
-    let other = world.backend.world().await;
+    let other = world.beside().await;
     assert_eq!(fleets(&other).await, [], "another cluster does not see it");
 
     let request = CloudRequest::DeleteFleets { ids: vec![reply.fleet_id.clone()], terminate_instances: true };
