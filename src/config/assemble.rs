@@ -19,6 +19,7 @@ use crate::core::fleet_spec::{LaunchTemplateOverride, LaunchTemplateSpecificatio
 use crate::core::site::{
     Account, AfterMaxHibernation, FleetScope, Hibernation, Lifecycle, NodeGroup, Partition, Settings, Site,
 };
+use crate::core::tag;
 
 /// What `config.json` says about the program itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +48,7 @@ pub const OWN_TAG_PREFIX: &str = "ec2fleet:";
 /// Tags that EC2 allows on a resource.
 const MAX_TAGS: usize = 50;
 /// Characters of a tag's value.
-const MAX_TAG_VALUE: usize = 256;
+const MAX_TAG_VALUE: usize = tag::MAX_VALUE;
 /// Launch specifications (overrides) in a CreateFleet request.
 const MAX_POOLS: usize = 300;
 /// EC2 Fleets in state active, submitted and modifying per region.
@@ -86,9 +87,9 @@ pub(super) fn program(
     }
 
     let mut settings = Settings::default();
-    settings.slurmd_timeout_s = slurm.slurmd_timeout_s();
     settings.resume_timeout_s = timeout("ResumeTimeout", &conf, slurm, settings.resume_timeout_s, report);
     settings.suspend_timeout_s = timeout("SuspendTimeout", &conf, slurm, settings.suspend_timeout_s, report);
+    settings.slurmd_timeout_s = timeout("SlurmdTimeout", &conf, slurm, settings.slurmd_timeout_s, report);
     fn set<T: Copy>(to: &mut T, from: Option<T>) {
         if let Some(value) = from {
             *to = value;
@@ -233,8 +234,11 @@ fn timeout(
             "Write the same value in both, or run ec2fleet generate-conf again and install its output.",
         );
     }
-    let effective =
-        if name == "ResumeTimeout" { slurm.resume_timeout_s() } else { slurm.suspend_timeout_s() };
+    let effective = match name {
+        "ResumeTimeout" => slurm.resume_timeout_s(),
+        "SuspendTimeout" => slurm.suspend_timeout_s(),
+        _ => slurm.slurmd_timeout_s(),
+    };
     match written {
         Some(Number::Finite(seconds)) => seconds,
         Some(Number::Infinite) => u32::MAX,
@@ -426,7 +430,7 @@ impl GroupCheck<'_> {
             self.purchasing(lifecycle, hibernates);
         }
         self.fleet_options(scope);
-        self.all_or_nothing(lifecycle, scope);
+        self.all_or_nothing(scope);
         let hibernation = self.hibernation(hibernates && lifecycle == Lifecycle::Spot);
         if let Some(template) = &entry.launch_template_specification {
             self.launch_template(template);
@@ -666,7 +670,8 @@ impl GroupCheck<'_> {
         }
     }
 
-    fn all_or_nothing(&mut self, lifecycle: Lifecycle, scope: FleetScope) {
+    /// Where neither `Single…` option is set, the engine sets SingleAvailabilityZone.
+    fn all_or_nothing(&mut self, scope: FleetScope) {
         if self.entry.all_or_nothing != Some(true) {
             return;
         }
@@ -677,31 +682,6 @@ impl GroupCheck<'_> {
                 "Delete it, or set FleetScope to launch.",
             );
             return;
-        }
-        let (key, single_type, single_zone) = match lifecycle {
-            Lifecycle::Spot => {
-                let o = self.entry.spot_options.as_ref();
-                (
-                    "SpotOptions",
-                    o.and_then(|o| o.single_instance_type),
-                    o.and_then(|o| o.single_availability_zone),
-                )
-            }
-            Lifecycle::OnDemand => {
-                let o = self.entry.on_demand_options.as_ref();
-                (
-                    "OnDemandOptions",
-                    o.and_then(|o| o.single_instance_type),
-                    o.and_then(|o| o.single_availability_zone),
-                )
-            }
-        };
-        if single_type != Some(true) && single_zone != Some(true) {
-            self.error(
-                "AllOrNothing",
-                format!("AllOrNothing needs SingleInstanceType or SingleAvailabilityZone in {key}: EC2 has no minimum otherwise."),
-                format!("Set one of them to true in {key}."),
-            );
         }
         if self.settings.max_fleet_nodes > MAX_MIN_TARGET {
             self.error(
@@ -974,7 +954,7 @@ impl GroupCheck<'_> {
                 );
                 continue;
             }
-            if key == "Name" {
+            if key == tag::NAME {
                 self.report.warn(
                     &path.key("Key"),
                     "The tag Name is the name of the node, which instances find themselves by; this one is ignored.",

@@ -8,10 +8,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::core::site::{AfterMaxHibernation, FleetScope, Lifecycle, NodeGroup, Site};
-
-/// The tag that makes an instance or fleet the cluster's.
-const CLUSTER_CONDITION: &str = "aws:ResourceTag/ec2fleet:cluster";
+use crate::core::site::{FleetScope, Lifecycle, NodeGroup, Site};
+use crate::core::tag;
 
 /// An IAM policy document for the role or user of the controller.
 ///
@@ -25,31 +23,27 @@ pub fn iam_policy(site: &Site) -> Value {
     let partitions: BTreeSet<&str> = regions.iter().map(|r| aws_partition(r)).collect();
     let maintain = groups.iter().any(|g| g.scope != FleetScope::Launch);
     let spot = groups.iter().any(|g| g.lifecycle == Lifecycle::Spot);
-    let hibernates = groups.iter().any(|g| hibernates(g));
-    let moves = groups.iter().any(|g| hibernates_then_on_demand(g));
-    let ours = json!({ "StringEquals": { CLUSTER_CONDITION: site.cluster } });
+    let reserved = groups.iter().any(|g| g.on_demand_options.capacity_reservation_options.is_some());
+    let ours = json!({ "StringEquals": { format!("aws:ResourceTag/{}", tag::CLUSTER): site.cluster } });
     let in_regions = |resource: &str| -> Vec<String> {
         regions.iter().map(|r| format!("arn:{}:ec2:{r}:*:{resource}", aws_partition(r))).collect()
     };
 
+    // The first is for the plugin, the others for the commands of the administrator.
     let mut describe = vec![
         "ec2:DescribeInstances",
-        "ec2:DescribeInstanceStatus",
+        "ec2:DescribeAvailabilityZones",
+        "ec2:DescribeImages",
+        "ec2:DescribeInstanceTypeOfferings",
         "ec2:DescribeInstanceTypes",
         "ec2:DescribeLaunchTemplateVersions",
-        "ec2:DescribeLaunchTemplates",
+        "ec2:DescribeSpotPriceHistory",
         "ec2:DescribeSubnets",
+        "ec2:GetInstanceTypesFromInstanceRequirements",
     ];
     if maintain {
-        describe.extend(["ec2:DescribeFleetHistory", "ec2:DescribeFleetInstances", "ec2:DescribeFleets"]);
+        describe.extend(["ec2:DescribeFleetHistory", "ec2:DescribeFleets"]);
     }
-    if hibernates {
-        describe.push("ec2:DescribeSpotInstanceRequests");
-    }
-    if moves {
-        describe.extend(["ec2:DescribeNetworkInterfaces", "ec2:DescribeVolumes"]);
-    }
-    describe.sort_unstable();
 
     let mut launched = Vec::new();
     for kind in [
@@ -64,6 +58,9 @@ pub fn iam_policy(site: &Site) -> Value {
         "volume/*",
     ] {
         launched.extend(in_regions(kind));
+    }
+    if reserved {
+        launched.extend(in_regions("capacity-reservation/*"));
     }
     // An image and its snapshots belong to no account in their ARN.
     for kind in ["image/*", "snapshot/*"] {
@@ -129,30 +126,12 @@ pub fn iam_policy(site: &Site) -> Value {
             "Resource": in_regions("fleet/*"),
             "Condition": ours
         }));
-    }
-    if hibernates {
         // The requests of a fleet are created by EC2 and do not carry the instances' tags.
         statements.push(json!({
             "Sid": "CancelSpotRequests",
             "Effect": "Allow",
             "Action": "ec2:CancelSpotInstanceRequests",
             "Resource": in_regions("spot-instances-request/*")
-        }));
-    }
-    if moves {
-        let mut moved = in_regions("instance/*");
-        moved.extend(in_regions("network-interface/*"));
-        moved.extend(in_regions("volume/*"));
-        statements.push(json!({
-            "Sid": "MoveOwnDisks",
-            "Effect": "Allow",
-            "Action": [
-                "ec2:AttachNetworkInterface", "ec2:AttachVolume", "ec2:DetachNetworkInterface", "ec2:DetachVolume",
-                "ec2:ModifyInstanceAttribute", "ec2:ModifyNetworkInterfaceAttribute", "ec2:StartInstances",
-                "ec2:StopInstances"
-            ],
-            "Resource": moved,
-            "Condition": ours
         }));
     }
     statements.push(json!({
@@ -173,17 +152,13 @@ pub fn iam_policy(site: &Site) -> Value {
         "Resource": partitions.iter().map(|p| format!("arn:{p}:iam::*:role/aws-service-role/*")).collect::<Vec<_>>(),
         "Condition": { "StringEquals": { "iam:AWSServiceName": services } }
     }));
+    statements.push(json!({
+        "Sid": "ExplainDenials",
+        "Effect": "Allow",
+        "Action": "sts:DecodeAuthorizationMessage",
+        "Resource": "*"
+    }));
     json!({ "Version": "2012-10-17", "Statement": statements })
-}
-
-fn hibernates(group: &NodeGroup) -> bool {
-    group.spot_options.instance_interruption_behavior.as_deref() == Some("hibernate")
-}
-
-fn hibernates_then_on_demand(group: &NodeGroup) -> bool {
-    hibernates(group)
-        && group.hibernation.max_minutes.is_some()
-        && group.hibernation.after_max == AfterMaxHibernation::OnDemand
 }
 
 /// The AWS partition of a region, for ARNs.

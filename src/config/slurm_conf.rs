@@ -159,6 +159,17 @@ impl SlurmFacts {
         }
     }
 
+    /// The same facts with a ClusterName, if they have none: for looking at a configuration away from its cluster.
+    #[must_use]
+    pub fn with_cluster_name(mut self, name: &str) -> Self {
+        if self.cluster_name().is_none() {
+            let setting =
+                Setting { name: "ClusterName".into(), value: name.into(), file: PathBuf::new(), line: 0 };
+            self.settings.insert("clustername".into(), setting);
+        }
+        self
+    }
+
     /// Whether a slurm.conf was read.
     #[must_use]
     pub fn is_known(&self) -> bool {
