@@ -9,6 +9,9 @@ static const struct lock_levels update_node_locks = {
 	.job = LOCK_WRITE, .node = LOCK_WRITE, .part = LOCK_WRITE, .fed = LOCK_READ
 };
 static const struct lock_levels node_did_resp_locks = { .conf = LOCK_READ, .node = LOCK_WRITE };
+static const struct lock_levels job_time_limit_locks = {
+	.conf = LOCK_READ, .job = LOCK_WRITE, .node = LOCK_WRITE, .part = LOCK_READ, .fed = LOCK_READ
+};
 
 static bool node_state_of(uint32_t change, uint32_t *node_state)
 {
@@ -112,5 +115,22 @@ int32_t keep_responding(void *context, const char *const *names, uint32_t count)
 		if (names[i])
 			slurmctld.node_did_resp((char *)names[i]);
 	leave_locked(run, node_did_resp_locks);
+	return EC2FLEET_OK;
+}
+
+/*
+ * job_time_limit ends the configuration of jobs whose nodes are all up and launches them; slurmctld calls it every
+ * 30 s (_slurmctld_background, controller.c), and it looks at every job without changing any other.
+ */
+int32_t start_ready_jobs(void *context)
+{
+	struct run *run = context;
+
+	if (!slurmctld.job_time_limit)
+		return EC2FLEET_UNSUPPORTED;
+	if (!enter_locked(run, job_time_limit_locks))
+		return EC2FLEET_CLOSED;
+	slurmctld.job_time_limit();
+	leave_locked(run, job_time_limit_locks);
 	return EC2FLEET_OK;
 }

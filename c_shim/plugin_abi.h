@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 /* Raised by one when a structure, a constant or the meaning of a function changes. Both sides must agree exactly. */
-#define EC2FLEET_ABI_VERSION 1
+#define EC2FLEET_ABI_VERSION 2
 
 /*
  * What a function of either side returns. A positive value is an error number of slurmctld (slurm_errno.h);
@@ -210,6 +210,12 @@ struct ec2fleet_host {
 
 	/* Reset the clock of SlurmdTimeout. Unknown names are ignored. Takes the node write lock once. */
 	int32_t (*keep_responding)(void *context, const char *const *names, uint32_t count);
+
+	/*
+	 * Let slurmctld look now, and not at its next round of 30 s, which configuring jobs have all their nodes. Takes
+	 * the conf, part and fed read locks and the job and node write locks.
+	 */
+	int32_t (*start_ready_jobs)(void *context);
 
 	/*
 	 * The nodes that are powering down or powered down, whatever readings have reported of them: NULL or a hostlist that

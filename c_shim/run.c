@@ -153,6 +153,7 @@ struct run *new_run(void)
 		.read_power = read_power,
 		.update_nodes = update_nodes,
 		.keep_responding = keep_responding,
+		.start_ready_jobs = start_ready_jobs,
 		.suspended_nodes = suspended_nodes,
 		.load_nodes = load_nodes,
 		.load_partitions = load_partitions,

@@ -62,6 +62,7 @@ void free_reading(struct run *run);
 /* node_updates.c */
 int32_t update_nodes(void *context, const struct ec2fleet_node_update *updates, uint32_t count, uint32_t *applied);
 int32_t keep_responding(void *context, const char *const *names, uint32_t count);
+int32_t start_ready_jobs(void *context);
 
 /* client_calls.c */
 int32_t load_nodes(void *context, void *sink, void (*row)(void *sink, const struct ec2fleet_node *node));

@@ -29,6 +29,7 @@ static const struct wanted wanted[] = {
 	SLURMCTLD(schedule_node_save),
 	SLURMCTLD(queue_job_scheduler),
 	SLURMCTLD(node_did_resp, NULL, true),
+	SLURMCTLD(job_time_limit, NULL, true),
 	LIBSLURM(bit_copy),
 	LIBSLURM(bit_free),
 	LIBSLURM(bit_equal),

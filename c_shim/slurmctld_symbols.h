@@ -48,6 +48,7 @@ struct slurmctld_symbols {
 	void (*schedule_node_save)(void);
 	void (*queue_job_scheduler)(void);
 	void (*node_did_resp)(char *name);	/* optional */
+	void (*job_time_limit)(void);		/* optional */
 
 	/* libslurmfull */
 	bitstr_t *(*bit_copy)(bitstr_t *bits);

@@ -206,6 +206,8 @@ pub enum SlurmRequest {
     KeepResponding {
         nodes: Vec<String>,
     },
+    /// Have slurmctld look now which configuring jobs have all their nodes; only possible inside slurmctld.
+    StartReadyJobs,
     /// Lengthen the running jobs of these nodes by whole minutes.
     ExtendJobs {
         node: String,

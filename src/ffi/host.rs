@@ -33,6 +33,7 @@ pub(super) struct Table {
     read_power: unsafe extern "C" fn(*mut c_void, u32, *mut abi::ec2fleet_power) -> i32,
     update_nodes: unsafe extern "C" fn(*mut c_void, *const abi::ec2fleet_node_update, u32, *mut u32) -> i32,
     keep_responding: unsafe extern "C" fn(*mut c_void, *const *const c_char, u32) -> i32,
+    start_ready_jobs: unsafe extern "C" fn(*mut c_void) -> i32,
     suspended_nodes: unsafe extern "C" fn(*mut c_void, *mut *const c_char) -> i32,
     load_nodes: Load<abi::ec2fleet_node>,
     load_partitions: Load<abi::ec2fleet_partition>,
@@ -100,6 +101,7 @@ impl Table {
             read_power: host.read_power?,
             update_nodes: host.update_nodes?,
             keep_responding: host.keep_responding?,
+            start_ready_jobs: host.start_ready_jobs?,
             suspended_nodes: host.suspended_nodes?,
             load_nodes: host.load_nodes?,
             load_partitions: host.load_partitions?,
@@ -284,6 +286,12 @@ impl Controller for Host {
         // SAFETY: a checked pointer, its own context, and `count` strings that `names` keeps.
         let status = unsafe { (self.table.keep_responding)(self.table.context, pointers.as_ptr(), count) };
         self.outcome(what, status)
+    }
+
+    fn start_ready_jobs(&mut self) -> Result<(), SlurmError> {
+        // SAFETY: a checked pointer and its own context.
+        let status = unsafe { (self.table.start_ready_jobs)(self.table.context) };
+        self.outcome("starting jobs whose nodes are up", status)
     }
 
     fn load_nodes(&mut self) -> Result<Vec<SlurmNode>, SlurmError> {

@@ -198,6 +198,7 @@ fn answer(controller: &mut dyn Controller, request: &SlurmRequest) -> SlurmResul
         SlurmRequest::KeepResponding { nodes } => {
             controller.keep_responding(nodes).map(|()| SlurmReply::Done)
         }
+        SlurmRequest::StartReadyJobs => controller.start_ready_jobs().map(|()| SlurmReply::Done),
         SlurmRequest::ExtendJobs { node, minutes } => {
             controller.extend_jobs(node, *minutes).map(|()| SlurmReply::Done)
         }

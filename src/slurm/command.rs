@@ -61,6 +61,10 @@ impl CommandSlurm {
                 Ok(SlurmReply::Nodes(parse_nodes(&output.stdout)))
             }
             SlurmRequest::UpdateNodes(update) => self.update_nodes(update),
+            SlurmRequest::StartReadyJobs => Err(SlurmError::Unsupported {
+                what: "starting jobs whose nodes are up".into(),
+                message: "only the plugin inside slurmctld can ask for it".into(),
+            }),
             SlurmRequest::KeepResponding { .. } => Err(SlurmError::Unsupported {
                 what: "keeping a sleeping node alive".into(),
                 message: "only the plugin inside slurmctld can reset the clock of SlurmdTimeout".into(),

@@ -38,6 +38,12 @@ pub trait Controller {
     /// When the function is missing in this slurmctld.
     fn keep_responding(&mut self, nodes: &[String]) -> Result<(), SlurmError>;
 
+    /// Let slurmctld look now which configuring jobs have all their nodes; by itself it looks every 30 s.
+    ///
+    /// # Errors
+    /// When the function is missing in this slurmctld.
+    fn start_ready_jobs(&mut self) -> Result<(), SlurmError>;
+
     /// Every node, through `slurm_load_node`.
     ///
     /// # Errors

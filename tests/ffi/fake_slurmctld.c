@@ -293,6 +293,14 @@ void queue_job_scheduler(void)
 }
 
 #ifndef WITHOUT_NODE_DID_RESP
+static int rounds;
+void job_time_limit(void);
+void job_time_limit(void)
+{
+	CHECK(locked && held.job == WRITE && held.node == WRITE);
+	rounds++;
+}
+
 static int responses;
 void node_did_resp(char *name);
 void node_did_resp(char *name)
@@ -746,6 +754,8 @@ static void check_updates(void)
 	CHECK(host->keep_responding(host->context, NULL, 3) == EC2FLEET_INVALID);
 	responses = 0;
 #endif
+	CHECK(host->start_ready_jobs(host->context) == EC2FLEET_OK && rounds == 1 && !locked);
+	rounds = 0;
 }
 
 struct rows {
@@ -849,6 +859,7 @@ static void check_closed(void)
 	CHECK(host->read_power(host->context, 0, &power) == EC2FLEET_CLOSED);
 	CHECK(host->update_nodes(host->context, &update, 1, NULL) == EC2FLEET_CLOSED);
 	CHECK(host->keep_responding(host->context, &name, 1) == EC2FLEET_CLOSED);
+	CHECK(host->start_ready_jobs(host->context) == EC2FLEET_CLOSED);
 	CHECK(host->suspended_nodes(host->context, &name) == EC2FLEET_CLOSED && !name);
 	name = "cpu-a-1";
 	CHECK(host->load_nodes(host->context, &rows, node_row) == EC2FLEET_CLOSED);

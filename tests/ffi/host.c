@@ -126,6 +126,12 @@ static int32_t keep_responding(void *given, const char *const *names, uint32_t c
 	return EC2FLEET_OK;
 }
 
+static int32_t start_ready_jobs(void *given)
+{
+	check_caller(given);
+	return EC2FLEET_OK;
+}
+
 static int32_t suspended_nodes(void *given, const char **hostlist)
 {
 	check_caller(given);
@@ -217,6 +223,7 @@ static struct ec2fleet_host good_table(void)
 		.read_power = read_power,
 		.update_nodes = update_nodes,
 		.keep_responding = keep_responding,
+		.start_ready_jobs = start_ready_jobs,
 		.suspended_nodes = suspended_nodes,
 		.load_nodes = load_nodes,
 		.load_partitions = load_partitions,

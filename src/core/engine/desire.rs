@@ -203,6 +203,7 @@ impl Engine {
             let slowest = seen.ready.iter().map(|(_, waited)| *waited).max().unwrap_or_default();
             let names: Vec<&String> = seen.ready.iter().map(|(name, _)| name).collect();
             let text = format!("{} nodes registered with slurmctld", names.len());
+            self.jobs_may_start();
             self.fact(self.new_fact(FactKind::NodesReady, text).nodes(names).after_ms(slowest));
         }
         if !seen.down.is_empty() {

@@ -115,6 +115,7 @@ pub struct Engine {
     sleep_watch_at: u64,
     sleep_watch_in_flight: u32,
     instance_states: BTreeMap<String, InstanceState>,
+    start_jobs_at: Option<u64>,
     /// Nodes that are to be powered down although they are bound.
     forced: BTreeSet<String>,
     calls: BTreeMap<CallId, outbox::Purpose>,
@@ -169,6 +170,7 @@ impl Engine {
             sleep_watch_at: 0,
             sleep_watch_in_flight: 0,
             instance_states: BTreeMap::new(),
+            start_jobs_at: None,
             forced: BTreeSet::new(),
             calls: BTreeMap::new(),
             next_call: 1,
@@ -288,6 +290,7 @@ impl Engine {
         self.end_instances();
         self.tell_addresses();
         self.report_failures();
+        self.start_ready_jobs();
         self.write_tags();
         self.send_outbox();
     }
@@ -311,6 +314,7 @@ impl Engine {
             Purpose::CancelSpot { intent, .. } => self.take_cancelled(intent, result),
             Purpose::WatchSleep { .. } => self.take_sleep_watch(result),
             Purpose::Mind
+            | Purpose::StartJobs
             | Purpose::Load { .. }
             | Purpose::Tell { .. }
             | Purpose::Report { .. }
@@ -332,6 +336,7 @@ impl Engine {
             Purpose::Tell { nodes } => self.take_told(nodes, result),
             Purpose::Report { reason, nodes } => self.take_reported(reason, nodes, result),
             Purpose::Reset
+            | Purpose::StartJobs
             | Purpose::Create { .. }
             | Purpose::DescribeLaunch { .. }
             | Purpose::List { .. }

@@ -52,6 +52,8 @@ pub(super) enum Purpose {
         nodes: Vec<String>,
     },
     Reset,
+    /// Jobs that wait for nodes which have registered.
+    StartJobs,
     /// Instances of fleets that are still empty.
     PollFleets {
         account: Account,
@@ -101,7 +103,12 @@ impl Purpose {
             | Self::PollGroup { account, .. }
             | Self::CancelSpot { account, .. }
             | Self::WatchSleep { account } => Some(account),
-            Self::Load { .. } | Self::Tell { .. } | Self::Report { .. } | Self::Reset | Self::Mind => None,
+            Self::Load { .. }
+            | Self::Tell { .. }
+            | Self::Report { .. }
+            | Self::Reset
+            | Self::StartJobs
+            | Self::Mind => None,
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::outbox::Purpose;
-use super::{Desire, Engine};
+use super::{Desire, Engine, PowerSource};
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
 use crate::core::record::Record;
@@ -15,6 +15,9 @@ pub const REASON_PREFIX: &str = "ec2fleet: ";
 
 /// Longest reason in characters: `sinfo -R` and log lines stay readable.
 const MAX_REASON: usize = 200;
+
+/// Nodes of one job register within moments of each other: one round serves them all.
+const START_JOBS_DELAY_MS: u64 = 500;
 
 /// A stuck node is not reset more often than this.
 const RESET_INTERVAL_MS: u64 = 60_000;
@@ -184,6 +187,23 @@ impl Engine {
             self.reports.attempts = 0;
             self.reports.next_at = 0;
         }
+    }
+
+    /// Nodes registered: jobs that wait for them need not wait for slurmctld's next round of 30 s.
+    pub(super) fn jobs_may_start(&mut self) {
+        if self.options.source == PowerSource::Watch {
+            self.start_jobs_at.get_or_insert(self.now.mono_ms + START_JOBS_DELAY_MS);
+        }
+    }
+
+    pub(super) fn start_ready_jobs(&mut self) {
+        let Some(at) = self.start_jobs_at else { return };
+        if at > self.now.mono_ms {
+            self.wake(at);
+            return;
+        }
+        self.start_jobs_at = None;
+        self.slurm_call(Purpose::StartJobs, SlurmRequest::StartReadyJobs);
     }
 
     /// Have Slurm power a node down now, whatever runs there.
