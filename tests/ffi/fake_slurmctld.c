@@ -292,7 +292,6 @@ void queue_job_scheduler(void)
 	schedulings++;
 }
 
-#ifndef WITHOUT_NODE_DID_RESP
 static int rounds;
 void job_time_limit(void);
 void job_time_limit(void)
@@ -301,6 +300,7 @@ void job_time_limit(void)
 	rounds++;
 }
 
+#ifndef WITHOUT_NODE_DID_RESP
 static int responses;
 void node_did_resp(char *name);
 void node_did_resp(char *name)

@@ -299,7 +299,7 @@ static void bad_tables(void)
 		CHECK(start(&table) == EC2FLEET_INVALID);
 		functions++;
 	}
-	CHECK(functions == 13);
+	CHECK(functions == 14);
 	CHECK(stop(0) == EC2FLEET_OK && !host_thread_known);
 }
 
