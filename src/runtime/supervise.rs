@@ -30,6 +30,9 @@ const COMMANDS: usize = 256;
 /// How often a plugin that cannot act looks whether it can now.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How often a standby looks whether it is the primary controller now.
+const ROLE_POLL: Duration = Duration::from_millis(25);
+
 type Commands = Arc<Mutex<mpsc::Receiver<Command>>>;
 
 /// Run until slurmctld stops the plugin.
@@ -44,7 +47,7 @@ pub async fn run(options: PluginOptions, host: HostLink, mut stop: watch::Receiv
         }
         if !host.shared.primary.load(Ordering::SeqCst) {
             listening = None;
-            pause(&mut stop, RETRY / 4).await;
+            pause(&mut stop, ROLE_POLL).await;
             continue;
         }
         let begun = begin(&options, &host);

@@ -39,6 +39,7 @@ impl Fake {
             read_power: Some(read_power),
             update_nodes: Some(update_nodes),
             keep_responding: Some(keep_responding),
+            start_ready_jobs: Some(start_ready_jobs),
             suspended_nodes: Some(suspended_nodes),
             load_nodes: Some(load_nodes),
             load_partitions: Some(load_partitions),
@@ -112,6 +113,10 @@ unsafe extern "C" fn keep_responding(context: *mut c_void, names: *const *const 
         }
         fake.status
     }
+}
+
+unsafe extern "C" fn start_ready_jobs(_: *mut c_void) -> i32 {
+    abi::EC2FLEET_OK
 }
 
 unsafe extern "C" fn suspended_nodes(context: *mut c_void, hostlist: *mut *const c_char) -> i32 {
