@@ -823,6 +823,7 @@ impl Region {
                 };
                 instance.notice = None;
                 instance.interrupted = false;
+                instance.hibernated = false;
                 instance.state == State::Stopped
             }
             None => return,

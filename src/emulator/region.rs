@@ -104,8 +104,7 @@ pub struct Region {
 impl Region {
     /// A region with one subnet a zone. `number` tells regions' address ranges apart.
     pub(super) fn new(name: &str, number: usize, rules: &Scenario, now: Millis) -> Self {
-        let seed = rules.seed ^ u64::from(crc32fast::hash(name.as_bytes())) << 16;
-        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut rng = generator(rules.seed, name);
         let vpc = format!("vpc-{}", hex(&mut rng, 17));
         let default_group = format!("sg-{}", hex(&mut rng, 17));
         let mut region = Self {
@@ -291,4 +290,14 @@ impl Region {
 /// Random hexadecimal digits.
 pub(super) fn hex(rng: &mut fastrand::Rng, digits: usize) -> String {
     (0..digits).map(|_| char::from_digit(rng.u32(0..16), 16).unwrap_or('0')).collect()
+}
+
+/// A random generator for one part of the world: parts do not disturb each other's choices, and seeds
+/// that differ little give generators that differ much.
+pub(super) fn generator(seed: u64, part: &str) -> fastrand::Rng {
+    use std::hash::Hasher as _;
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write_u64(seed);
+    hasher.write(part.as_bytes());
+    fastrand::Rng::with_seed(hasher.finish())
 }

@@ -268,12 +268,26 @@ pub struct DenyRule {
     pub access_key: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct TimelineEntry {
     /// Virtual seconds since the start.
     pub at_s: f64,
     #[serde(flatten)]
     pub command: Command,
+}
+
+// Written by hand: the derived code names neither the wrong command nor its wrong member.
+impl<'de> Deserialize<'de> for TimelineEntry {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let mut members = serde_json::Map::deserialize(deserializer)?;
+        let at_s = members
+            .remove("at_s")
+            .and_then(|at| at.as_f64())
+            .ok_or_else(|| D::Error::custom("a timeline entry needs at_s, in virtual seconds"))?;
+        let command = serde_json::from_value(members.into()).map_err(D::Error::custom)?;
+        Ok(Self { at_s, command })
+    }
 }
 
 impl Scenario {

@@ -94,7 +94,7 @@ impl World {
         let mut world = Self {
             regions: BTreeMap::new(),
             now: start,
-            rng: fastrand::Rng::with_seed(scenario.seed),
+            rng: super::region::generator(scenario.seed, "account"),
             faults: Faults::new(scenario.faults.clone()),
             throttle: Throttle::default(),
             log: VecDeque::new(),
