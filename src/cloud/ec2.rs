@@ -309,6 +309,10 @@ async fn connect(account: &Account, options: &Ec2Options) -> Clients {
         .timeout_config(timeout_config(options, options.timeouts.request));
     if let Some(url) = &options.endpoint_url {
         config = config.endpoint_url(url);
+        if url.starts_with("http://") {
+            // The default client reads the root certificates, and sends loopback through an HTTP_PROXY.
+            config = config.http_client(aws_smithy_http_client::Builder::new().build_http());
+        }
     }
     let mut sts = aws_sdk_sts::config::Builder::from(&shared)
         .retry_config(RetryConfig::disabled())

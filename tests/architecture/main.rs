@@ -46,7 +46,14 @@ const IMPURE: &[&str] = &[
     "fastrand::choice",
 ];
 
-const AWS: &[&str] = &["aws_sdk_ec2", "aws_config", "aws_sdk_sts", "aws_credential_types", "aws_runtime"];
+const AWS: &[&str] = &[
+    "aws_sdk_ec2",
+    "aws_config",
+    "aws_sdk_sts",
+    "aws_credential_types",
+    "aws_runtime",
+    "aws_smithy_http_client",
+];
 
 struct Source {
     /// Below the root of the project, with `/`.

@@ -350,3 +350,16 @@ async fn requests_say_who_sends_them_and_for_which_region() {
     assert!(head.contains("app/slurm-ec2-fleet-"), "{head}");
     assert!(head.contains("/ap-southeast-2/ec2/aws4_request"), "{head}");
 }
+
+/// slurmctld has its own handlers: after a call none of these signals may be caught by code of ours or the SDK's.
+#[tokio::test]
+async fn no_signal_is_caught() {
+    let script = Script::start(vec![Step::Ok(PAGE_OF_NONE.into())]);
+    call(&script, describe()).await.expect("an answer");
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("the mask").trim();
+    let caught = u64::from_str_radix(caught, 16).expect("hexadecimal");
+    for (name, number) in [("HUP", 1), ("INT", 2), ("QUIT", 3), ("TERM", 15), ("CHLD", 17)] {
+        assert_eq!(caught >> (number - 1) & 1, 0, "SIG{name}");
+    }
+}
