@@ -46,6 +46,7 @@ enum ec2fleet_capability {
 	EC2FLEET_CAN_INSTANCE_ID = 1,		/* InstanceId and InstanceType are fields of a node (23.11) */
 	EC2FLEET_CAN_INSTANCE_ID_LIST = 2,	/* one update gives each node its own (26.05); before: one value for all */
 	EC2FLEET_CAN_KEEP_RESPONDING = 4,
+	EC2FLEET_CAN_LIST_POWERED_DOWN = 8,	/* load_nodes has every node (23.02); before: see suspended_nodes */
 };
 
 /* Settings of slurm.conf as they are when the library starts. A string may be NULL. */

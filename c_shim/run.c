@@ -129,6 +129,9 @@ struct run *new_run(void)
 		.size = sizeof(run->host),
 		.slurm_version = SLURM_VERSION_NUMBER,
 		.capabilities =
+#if SLURM_VERSION_NUMBER >= SLURM_VERSION_NUM(23, 2, 0)
+			EC2FLEET_CAN_LIST_POWERED_DOWN |
+#endif
 #if SLURM_VERSION_NUMBER >= SLURM_VERSION_NUM(23, 11, 0)
 			EC2FLEET_CAN_INSTANCE_ID |
 #endif

@@ -296,7 +296,11 @@ impl Controller for Host {
 
     fn load_nodes(&mut self) -> Result<Vec<SlurmNode>, SlurmError> {
         // First: a node that wakes in between is then in both, never in neither.
-        let suspended = self.suspended_nodes()?;
+        let suspended = if self.table.can(abi::EC2FLEET_CAN_LIST_POWERED_DOWN) {
+            Vec::new()
+        } else {
+            self.suspended_nodes()?
+        };
         let mut nodes: Vec<SlurmNode> = self.rows("the nodes", |sink| {
             // SAFETY: as for the partitions.
             unsafe { (self.table.load_nodes)(self.table.context, sink, Some(row::<SlurmNode>)) }

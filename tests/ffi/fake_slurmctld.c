@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /*
- * A program that looks like slurmctld to the shim: it exports the symbols that the shim looks up, with simple bodies that
- * check how they are called.
+ * A program that looks like slurmctld to the shim: it exports the symbols that the shim looks up, with simple bodies
+ * that check how they are called.
  *
  *	fake_slurmctld SHIM SCENARIO [COUNT]
  *
@@ -735,6 +735,7 @@ static void check_updates(void)
 
 	CHECK(!!(host->capabilities & EC2FLEET_CAN_INSTANCE_ID) == SINCE(23, 11));
 	CHECK(!!(host->capabilities & EC2FLEET_CAN_INSTANCE_ID_LIST) == SINCE(26, 5));
+	CHECK(!!(host->capabilities & EC2FLEET_CAN_LIST_POWERED_DOWN) == SINCE(23, 2));
 	if (host->capabilities & EC2FLEET_CAN_INSTANCE_ID) {
 		CHECK(status == EC2FLEET_OK);
 		CHECK_TEXT(last_updates[0].instance_id, "i-1");

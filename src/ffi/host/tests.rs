@@ -290,6 +290,12 @@ fn loaded_nodes_include_those_that_slurmctld_hides() {
             },
         ]
     );
+    let lists_all = Fake {
+        capabilities: abi::EC2FLEET_CAN_LIST_POWERED_DOWN,
+        suspended: c"x-1".to_owned(),
+        ..Fake::default()
+    };
+    assert_eq!(lists_all.host().load_nodes().unwrap(), nodes[..1]);
     // A failure anywhere means that nothing is known.
     assert!(Fake { status: 1800, ..Fake::default() }.host().load_nodes().is_err());
 }
