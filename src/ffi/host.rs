@@ -218,19 +218,6 @@ impl Host {
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        // The host thread is ending by a defect. This is still the one thread that may use slurmctld's log.
-        if std::thread::panicking() {
-            self.log(
-                HostLogLevel::Error,
-                "defect: the plugin's thread has failed and the plugin does nothing from now on; \
-                 ResumeProgram and SuspendProgram act without it. Restart slurmctld to start it again, and report this log.",
-            );
-        }
-    }
-}
-
 impl Controller for Host {
     fn is_primary(&self) -> bool {
         // SAFETY: a checked pointer and its own context.

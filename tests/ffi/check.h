@@ -11,6 +11,7 @@
 #define CHECK(condition)                                                                                        \
 	do {                                                                                                    \
 		if (!(condition)) {                                                                             \
+			fflush(stdout);                                                                         \
 			fprintf(stderr, "%s:%d: %s: not so: %s\n", __FILE__, __LINE__, __func__, #condition);   \
 			_exit(1);                                                                               \
 		}                                                                                               \
@@ -20,6 +21,7 @@
 	do {                                                                                                    \
 		const char *actual_ = (actual), *expected_ = (expected);                                        \
 		if ((!actual_ != !expected_) || (actual_ && strcmp(actual_, expected_))) {                      \
+			fflush(stdout);                                                                         \
 			fprintf(stderr, "%s:%d: %s: %s is %s, not %s\n", __FILE__, __LINE__, __func__, #actual, \
 				actual_ ? actual_ : "NULL", expected_ ? expected_ : "NULL");                    \
 			_exit(1);                                                                               \

@@ -40,7 +40,8 @@ enum { LOCK_COUNT = sizeof(slurmctld_lock_t) / sizeof(int) };
 static pthread_rwlock_t locks[LOCK_COUNT] = { [0 ... LOCK_COUNT - 1] = PTHREAD_RWLOCK_INITIALIZER };
 static __thread slurmctld_lock_t held;
 static __thread bool locked;
-static atomic_ulong lock_count;
+static atomic_ulong lock_count, plugin_lock_count;
+static pthread_t main_thread;
 static atomic_int waiting;
 
 void lock_slurmctld(slurmctld_lock_t levels);
@@ -61,6 +62,8 @@ void lock_slurmctld(slurmctld_lock_t levels)
 	locked = true;
 	held = levels;
 	atomic_fetch_add(&lock_count, 1);
+	if (!pthread_equal(main_thread, pthread_self()))
+		atomic_fetch_add(&plugin_lock_count, 1);
 }
 
 void unlock_slurmctld(slurmctld_lock_t levels);
@@ -1028,35 +1031,46 @@ static void end_by_exit(void)
 	CHECK(read(notice[0], &byte, 1) == 0);
 }
 
-/* The real library: `count` rounds of changes while it runs, with a stop and a start every hundred. */
-static void library(int count)
+static void wait_for_plugin_locks(unsigned long more)
+{
+	unsigned long goal = atomic_load(&plugin_lock_count) + more;
+
+	/* 300 s: a hang guard. */
+	for (int turn = 0; atomic_load(&plugin_lock_count) < goal; turn++) {
+		CHECK(turn < 60000);
+		usleep(5000);
+	}
+}
+
+/* The real library, started and stopped `rounds` times, while nodes change. */
+static void library(int rounds)
 {
 	build_nodes(16);
 	for (int i = 1; i < 16; i++)
 		set(POWER_BITMAP, i, true);
-	start_plugin();
-	CHECK(errors == 0);
-	power_save_started = true;
-	for (int i = 0; i < count; i++) {
-		slurmctld_lock_t change = { .job = WRITE, .node = WRITE };
+	for (int round = 0; round < rounds; round++) {
+		power_save_started = false;
+		start_plugin();
+		CHECK(errors == 0);
+		__atomic_store_n(&power_save_started, true, __ATOMIC_SEQ_CST);
+		wait_for_plugin_locks(1);
+		for (int i = 0; i < 64; i++) {
+			slurmctld_lock_t change = { .job = WRITE, .node = WRITE };
 
-		lock_slurmctld(change);
-		set(booting_node_bitmap, i % 16, i / 16 % 2 == 0);
-		set(POWER_BITMAP, i % 16, i / 16 % 2 == 1);
-		last_node_update = time(NULL);
-		unlock_slurmctld(change);
-		usleep(2000);
-		if (i % 100 == 99) {
-			CHECK(plugin_fini() == SLURM_SUCCESS);
-			start_plugin();
+			lock_slurmctld(change);
+			set(booting_node_bitmap, i % 16, i / 16 % 2 == 0);
+			set(POWER_BITMAP, i % 16, i / 16 % 2 == 1);
+			__atomic_fetch_add(&last_node_update, 1, __ATOMIC_SEQ_CST);
+			unlock_slurmctld(change);
+			usleep(1000);
 		}
+		wait_for_plugin_locks(2);
+		CHECK(plugin_fini() == SLURM_SUCCESS);
 	}
-	CHECK(atomic_load(&lock_count) > (unsigned long)count);
-	CHECK(plugin_fini() == SLURM_SUCCESS);
-	unsigned long locks_at_end = atomic_load(&lock_count);
+	unsigned long locks_at_end = atomic_load(&plugin_lock_count);
 
 	usleep(100000);
-	CHECK(atomic_load(&lock_count) == locks_at_end);
+	CHECK(atomic_load(&plugin_lock_count) == locks_at_end);
 }
 
 int main(int argc, char **argv)
@@ -1065,6 +1079,7 @@ int main(int argc, char **argv)
 	int count = argc > 3 ? atoi(argv[3]) : 100;
 
 	CHECK(argc > 2);
+	main_thread = pthread_self();
 	slurm_conf = (slurm_conf_t) {
 		.cluster_name = "fake", .slurm_conf = "/nowhere/slurm.conf", .state_save_location = "/nowhere/state",
 		.slurm_user_id = 64030, .suspend_time = INFINITE, .suspend_timeout = 30, .resume_timeout = 60,

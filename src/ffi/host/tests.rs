@@ -427,20 +427,3 @@ fn other_calls_arrive_whole() {
     Controller::log(&host, HostLogLevel::Debug, "one\0two");
     assert_eq!(fake.log.take(), [(abi::EC2FLEET_LOG_DEBUG, "one two".to_owned())]);
 }
-
-#[test]
-fn a_host_lost_in_a_panic_says_so() {
-    let fake = Fake::default();
-    drop(fake.host());
-    assert!(fake.log.take().is_empty());
-    let host = fake.host();
-    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-        let _host = host;
-        panic!("defect");
-    }));
-    assert!(caught.is_err());
-    let log = fake.log.take();
-    assert_eq!(log.len(), 1);
-    assert_eq!(log[0].0, abi::EC2FLEET_LOG_ERROR);
-    assert!(log[0].1.contains("does nothing from now on"));
-}
