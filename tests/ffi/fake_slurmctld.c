@@ -299,7 +299,8 @@ static int rounds;
 void job_time_limit(void);
 void job_time_limit(void)
 {
-	CHECK(locked && held.job == WRITE && held.node == WRITE);
+	CHECK(locked && held.conf == READ && held.job == WRITE && held.node == WRITE && held.part == READ &&
+	      held.fed == READ);
 	rounds++;
 }
 
