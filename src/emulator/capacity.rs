@@ -65,16 +65,7 @@ impl Pools {
     }
 
     pub fn add_rule(&mut self, rule: PoolRule) {
-        // A rule for the same pools takes the place of the older one, so that a long run does not grow.
-        let same = |old: &PoolRule| {
-            old.instance_type == rule.instance_type
-                && old.zone == rule.zone
-                && old.lifecycle == rule.lifecycle
-                && (rule.capacity.is_some() || old.capacity.is_none())
-                && (rule.price.is_some() || old.price.is_none())
-        };
-        self.rules.retain(|old| !same(old));
-        self.rules.push(rule);
+        add_rule(&mut self.rules, rule);
     }
 
     pub fn set_zone(&mut self, zone: &str, available: bool) {
@@ -146,6 +137,19 @@ impl Pools {
             }
         })
     }
+}
+
+/// Adds a rule; one for the same pools that says no more than it gives way, so that a long run does not grow.
+pub fn add_rule(rules: &mut Vec<PoolRule>, rule: PoolRule) {
+    rules.retain(|old| {
+        let same_pools = old.instance_type == rule.instance_type
+            && old.zone == rule.zone
+            && old.lifecycle == rule.lifecycle;
+        let says_more = (old.capacity.is_some() && rule.capacity.is_none())
+            || (old.price.is_some() && rule.price.is_none());
+        !same_pools || says_more
+    });
+    rules.push(rule);
 }
 
 #[cfg(test)]

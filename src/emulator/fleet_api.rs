@@ -18,6 +18,8 @@ use super::xml::Xml;
 
 /// At most 300 launch specifications and overrides in a fleet ("EC2 Fleet quotas", EC2 User Guide).
 const MAX_OVERRIDES: usize = 300;
+/// CreateFleet refuses more structures of this kind.
+const MAX_REQUIREMENTS: usize = 4;
 /// Target capacity of one fleet ("EC2 Fleet quotas").
 const MAX_TARGET: i64 = 10_000;
 
@@ -90,7 +92,6 @@ fn read_options(node: &Node, name: &str) -> Result<Options, ApiError> {
         rebalance_delay: options.int("MaintenanceStrategies.CapacityRebalance.TerminationDelay"),
         reservations_first: options.text("CapacityReservationOptions.UsageStrategy")
             == Some("use-capacity-reservations-first"),
-        given: true,
     })
 }
 
@@ -144,8 +145,18 @@ impl Region {
                 format!("The fleet has {overrides} overrides; at most {MAX_OVERRIDES} are allowed."),
             ));
         }
+        let required =
+            |config: &Config| config.overrides.iter().filter(|over| over.requirements.is_some()).count();
+        if fleet.configs.iter().map(required).sum::<usize>() > MAX_REQUIREMENTS {
+            return Err(ApiError::new(
+                "InvalidParameterValue",
+                format!(
+                    "Your request contains more than the maximum allowed number of InstanceRequirements ({MAX_REQUIREMENTS})"
+                ),
+            ));
+        }
         for config in &fleet.configs {
-            if config.version.is_none() && fleet.kind != FleetType::Instant {
+            if config.version.is_none() {
                 return Err(ApiError::new(
                     "MissingParameter",
                     "The request must contain the parameter LaunchTemplateConfigs.1.LaunchTemplateSpecification.Version",
@@ -167,28 +178,14 @@ impl Region {
             }
         }
         let candidates = self.candidates(fleet, Lifecycle::OnDemand)?;
-        let mut subnet_of_zone: BTreeMap<&str, &str> = BTreeMap::new();
+        // A pool is a type in a zone: two subnets of one zone are the same pool twice, and EC2 says it with these words.
         let mut pools: Vec<(&str, &str, usize)> = Vec::new();
         for candidate in &candidates {
-            let subnet = candidate.launch.subnet.as_str();
-            let first = subnet_of_zone.entry(&candidate.zone).or_insert(subnet);
-            if *first != subnet {
-                return Err(ApiError::new(
-                    "InvalidFleetConfig",
-                    format!(
-                        "The fleet configuration has the subnets {first} and {subnet} in the same Availability Zone, {}.",
-                        candidate.zone
-                    ),
-                ));
-            }
-            let pool = (candidate.launch.facts.name, subnet, candidate.config);
+            let pool = (candidate.launch.facts.name, candidate.zone.as_str(), candidate.config);
             if pools.contains(&pool) {
                 return Err(ApiError::new(
                     "InvalidFleetConfig",
-                    format!(
-                        "The fleet configuration contains duplicate instance pools: {} in {subnet}.",
-                        candidate.launch.facts.name
-                    ),
+                    "The fleet configuration contains duplicate instance pools.",
                 ));
             }
             pools.push(pool);
@@ -316,6 +313,7 @@ impl Region {
             on_demand,
             tags_at_launch: if kind == FleetType::Instant { specs } else { Vec::new() },
             members: BTreeMap::new(),
+            unended: 0,
             launches: Vec::new(),
             errors: Vec::new(),
             history: VecDeque::new(),
@@ -464,18 +462,15 @@ impl Region {
         };
         if fleet.kind != FleetType::Maintain {
             return Err(ApiError::new(
-                "Unsupported",
-                format!(
-                    "Fleet {id} of type {} cannot be modified; only fleets of type maintain can.",
-                    fleet.kind.name()
-                ),
+                "FleetNotInModifiableState",
+                format!("Fleet Request: {id} is not a modifiable fleet request type."),
             ));
         }
         if !matches!(fleet.state, FleetState::Submitted | FleetState::Active) {
             return Err(ApiError::new(
-                "IncorrectState",
+                "FleetNotInModifiableState",
                 format!(
-                    "Fleet {id} is in state {}; it must be submitted or active to be modified.",
+                    "Fleet Request: {id} is in state {}, in which it cannot be modified.",
                     fleet.state.name()
                 ),
             ));
@@ -581,7 +576,7 @@ impl Region {
                 }
             }
             done.push((id.clone(), after, before));
-            self.fleet_member_ended(&id);
+            self.close_fleet_if_empty(&id);
         }
         xml.set("successfulFleetDeletionSet", done, |xml, (id, after, before)| {
             xml.text("currentFleetState", after.name());
@@ -696,36 +691,32 @@ impl Region {
         xml.maybe("validFrom", fleet.valid_from.map(iso));
         xml.maybe("validUntil", fleet.valid_until.map(iso));
         xml.put("replaceUnhealthyInstances", fleet.replace_unhealthy);
-        let spot_given = fleet.spot.given || fleet.target.spot > 0;
-        if spot_given {
-            xml.node("spotOptions", |xml| {
-                let spot = &fleet.spot;
-                xml.text("allocationStrategy", spot.strategy.as_deref().unwrap_or("lowest-price"));
-                if let Some(strategy) = &spot.rebalance {
-                    xml.node("maintenanceStrategies", |xml| {
-                        xml.node("capacityRebalance", |xml| {
-                            xml.text("replacementStrategy", strategy);
-                            xml.maybe("terminationDelay", spot.rebalance_delay);
-                        });
+        xml.node("spotOptions", |xml| {
+            let spot = &fleet.spot;
+            xml.text("allocationStrategy", shown_strategy(spot.strategy.as_deref()));
+            if let Some(strategy) = &spot.rebalance {
+                xml.node("maintenanceStrategies", |xml| {
+                    xml.node("capacityRebalance", |xml| {
+                        xml.text("replacementStrategy", strategy);
+                        xml.maybe("terminationDelay", spot.rebalance_delay);
                     });
-                }
-                xml.text("instanceInterruptionBehavior", spot.interruption.as_deref().unwrap_or("terminate"));
-                xml.maybe("instancePoolsToUseCount", spot.pools_to_use);
-                write_single(xml, spot);
-            });
-        }
-        if fleet.on_demand.given || fleet.target.on_demand > 0 {
-            xml.node("onDemandOptions", |xml| {
-                let options = &fleet.on_demand;
-                xml.text("allocationStrategy", options.strategy.as_deref().unwrap_or("lowest-price"));
-                if options.reservations_first {
-                    xml.node("capacityReservationOptions", |xml| {
-                        xml.text("usageStrategy", "use-capacity-reservations-first");
-                    });
-                }
-                write_single(xml, options);
-            });
-        }
+                });
+            }
+            xml.text("instanceInterruptionBehavior", spot.interruption.as_deref().unwrap_or("terminate"));
+            let lowest = matches!(spot.strategy.as_deref(), None | Some("lowest-price"));
+            xml.maybe("instancePoolsToUseCount", spot.pools_to_use.or(lowest.then_some(1)));
+            write_single(xml, spot);
+        });
+        xml.node("onDemandOptions", |xml| {
+            let options = &fleet.on_demand;
+            xml.text("allocationStrategy", shown_strategy(options.strategy.as_deref()));
+            if options.reservations_first {
+                xml.node("capacityReservationOptions", |xml| {
+                    xml.text("usageStrategy", "use-capacity-reservations-first");
+                });
+            }
+            write_single(xml, options);
+        });
         write_tags(xml, self.tags_of(&fleet.id));
         if fleet.kind == FleetType::Instant {
             self.write_outcome(xml, fleet);
@@ -753,7 +744,9 @@ impl Region {
         if fleet.kind == FleetType::Instant {
             return Err(ApiError::new(
                 "Unsupported",
-                "DescribeFleetInstances is not supported for fleets of type instant; use DescribeFleets.",
+                format!(
+                    "Fleet {id} is instant fleet. Describe fleet instances is not supported by this type of fleet"
+                ),
             ));
         }
         let found: Vec<_> = fleet
@@ -830,6 +823,18 @@ impl Region {
         xml.text("fleetId", id);
         xml.text("startTime", &iso(start));
         Ok(())
+    }
+}
+
+/// DescribeFleets answers `lowestPrice` where CreateFleet takes `lowest-price`, and so for the others.
+fn shown_strategy(strategy: Option<&str>) -> &'static str {
+    match strategy {
+        Some("diversified") => "diversified",
+        Some("capacity-optimized") => "capacityOptimized",
+        Some("capacity-optimized-prioritized") => "capacityOptimizedPrioritized",
+        Some("price-capacity-optimized") => "priceCapacityOptimized",
+        Some("prioritized") => "prioritized",
+        _ => "lowestPrice",
     }
 }
 

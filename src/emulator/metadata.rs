@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
+use super::base64::decode;
 use super::instance::{Instance, State};
-use super::instance_api::base64_decode;
+use super::interface::private_dns;
 use super::region::Region;
-use super::storage::private_dns;
 use super::time::{Millis, SECOND, iso_seconds};
 use super::world::World;
 
@@ -53,7 +53,7 @@ impl Sessions {
             return MetadataReply::error(400, "");
         };
         self.next += 1;
-        let token = super::instance_api::base64(format!("{instance_id}/{}", self.next).as_bytes());
+        let token = super::base64::encode(format!("{instance_id}/{}", self.next).as_bytes());
         self.tokens.insert(token.clone(), (instance_id.to_owned(), world.now() + seconds * SECOND));
         self.order.push_back(token.clone());
         if self.order.len() > MAX_TOKENS
@@ -91,7 +91,7 @@ impl Sessions {
                 .data
                 .user_data
                 .as_deref()
-                .and_then(base64_decode)
+                .and_then(decode)
                 .and_then(|bytes| String::from_utf8(bytes).ok()),
             "dynamic/instance-identity/document" => Some(identity(region, instance)),
             "dynamic" => Some("instance-identity/".to_owned()),

@@ -5,6 +5,7 @@
 //! [`server::Emulator`] serves it: EC2 Query API, instance metadata, control endpoint, hooks.
 //! `docs/emulator.md` is for its users. This module imports nothing else of the crate.
 
+mod base64;
 mod capacity;
 pub mod catalog;
 pub mod command;
@@ -16,9 +17,14 @@ pub mod faults;
 mod filter;
 mod fleet;
 mod fleet_api;
+mod fleet_plan;
 mod hooks;
 mod instance;
 mod instance_api;
+mod instance_attribute;
+mod instance_describe;
+mod interface;
+mod launch;
 mod launch_data;
 pub mod metadata;
 mod network;
@@ -35,6 +41,7 @@ mod tag;
 mod template;
 mod throttle;
 pub mod time;
+mod type_api;
 pub mod world;
 mod xml;
 

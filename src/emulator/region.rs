@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::capacity::Pools;
 use super::fleet::Fleet;
 use super::instance::Instances;
+use super::interface::Interface;
 use super::network::{Cidr, Subnet};
 use super::reservation::{CapacityReservation, PlacementGroup};
 use super::scenario::Scenario;
 use super::spot::SpotRequest;
-use super::storage::{Interface, Volume};
+use super::storage::Volume;
 use super::template::Template;
 use super::time::{Agenda, Millis};
 
@@ -99,6 +100,8 @@ pub struct Region {
     pub(super) pools: Pools,
     pub(super) replays: HashMap<(String, String), Replay>,
     pub(super) serial: u64,
+    /// Set while a call is served whose caller may not launch instances.
+    pub(super) launch_denied: Option<super::error::ApiError>,
 }
 
 impl Region {
@@ -132,6 +135,7 @@ impl Region {
             placement_groups: BTreeMap::new(),
             replays: HashMap::new(),
             serial: 0,
+            launch_denied: None,
         };
         if name == rules.region && !rules.subnets.is_empty() {
             for spec in &rules.subnets {
@@ -261,11 +265,13 @@ impl Region {
         let Some(token) = request.text("ClientToken").filter(|token| !token.is_empty()) else {
             return make(self);
         };
-        if token.len() > 64 || !token.is_ascii() {
+        // API_CreateFleet and API_RunInstances: 64; API_CreateLaunchTemplate and its versions: 128.
+        let most = if action.contains("LaunchTemplate") { 128 } else { 64 };
+        if token.len() > most || !token.is_ascii() {
             return Err(super::error::ApiError::invalid_value(
                 "ClientToken",
                 token,
-                "It must be at most 64 ASCII characters.",
+                &format!("It must be at most {most} ASCII characters."),
             ));
         }
         let mut hasher = std::hash::DefaultHasher::new();

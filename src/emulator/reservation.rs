@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use super::capacity::{Lifecycle, PoolKey};
 use super::error::ApiError;
 use super::filter::Filters;
-use super::instance::Launch;
+use super::launch::Launch;
 use super::launch_data::{TagList, read_tags, write_tags};
 use super::page::Page;
 use super::query::Node;
@@ -165,7 +165,7 @@ impl Region {
             let key =
                 PoolKey { instance_type: facts.name, zone: zone.clone(), lifecycle: Lifecycle::OnDemand };
             if region.pools.free(&key).is_some_and(|free| free < total) {
-                return Err(super::instance::no_capacity(&key));
+                return Err(super::launch::no_capacity(&key));
             }
             for _ in 0..total {
                 region.pools.take(&key);

@@ -125,7 +125,7 @@ impl Region {
             }
             let empty = Node::default();
             let data = LaunchData::read(request.at("LaunchTemplateData").unwrap_or(&empty))?;
-            region.check_template_data(&data)?;
+            Self::check_template_data(&data)?;
             let id = region.new_id("lt");
             for spec in read_tag_specs(request)? {
                 if spec.resource_type != "launch-template" {
@@ -159,24 +159,44 @@ impl Region {
         })?;
         let template = self.find_template(Some(&id), None)?;
         xml.node("launchTemplate", |xml| self.write_template(xml, template));
+        if let Some(version) = template.versions.first() {
+            self.write_warning(xml, &version.data);
+        }
         Ok(())
     }
 
-    fn check_template_data(&self, data: &LaunchData) -> Result<(), ApiError> {
-        if let Some(name) = &data.instance_type {
-            self.facts(name)?;
-        }
-        if let Some(spec) = data.tag_specs.iter().find(|spec| {
-            !["instance", "volume", "spot-instances-request", "network-interface"]
-                .contains(&spec.resource_type.as_str())
-        }) {
-            return Err(ApiError::invalid_value(
+    fn check_template_data(data: &LaunchData) -> Result<(), ApiError> {
+        let kinds = ["instance", "volume", "spot-instances-request", "network-interface"];
+        match data.tag_specs.iter().find(|spec| !kinds.contains(&spec.resource_type.as_str())) {
+            Some(spec) => Err(ApiError::invalid_value(
                 "TagSpecification.1.ResourceType",
                 &spec.resource_type,
                 "It must be instance, volume, network-interface or spot-instances-request.",
-            ));
+            )),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// A template with values that no launch could use is made all the same, with a warning (API_ValidationWarning).
+    fn write_warning(&self, xml: &mut Xml, data: &LaunchData) {
+        let mut errors: Vec<ApiError> = Vec::new();
+        if let Some(name) = &data.instance_type {
+            errors.extend(self.facts(name).err());
+        }
+        if let Some(image) = &data.image {
+            errors.extend(self.image(image).err());
+        }
+        for group in &data.groups {
+            errors.extend(self.check_group(group).err());
+        }
+        if !errors.is_empty() {
+            xml.node("warning", |xml| {
+                xml.set("errorSet", &errors, |xml, error| {
+                    xml.text("code", &error.code);
+                    xml.text("message", &error.message);
+                });
+            });
+        }
     }
 
     pub(super) fn create_launch_template_version(
@@ -188,7 +208,7 @@ impl Region {
         let text = self.once("CreateLaunchTemplateVersion", request, |region| {
             let empty = Node::default();
             let mut data = LaunchData::read(request.at("LaunchTemplateData").unwrap_or(&empty))?;
-            region.check_template_data(&data)?;
+            Self::check_template_data(&data)?;
             let template = &region.templates[&key];
             if let Some(source) = request.text("SourceVersion") {
                 let source =
@@ -210,6 +230,7 @@ impl Region {
         let template = &self.templates[&key];
         let version = template.version(Some(&text)).ok_or_else(|| version_not_found(&text, &template.id))?;
         xml.node("launchTemplateVersion", |xml| self.write_version(xml, template, version));
+        self.write_warning(xml, &version.data);
         Ok(())
     }
 

@@ -231,6 +231,11 @@ impl World {
             return self.act_sts(action, node);
         }
         query::check(action, node)?;
+        if action != "CreateTags" && node.at("TagSpecification").is_some() {
+            // To tag at creation needs the permission for ec2:CreateTags as well.
+            self.authorize("CreateTags", false, access_key)?;
+        }
+        let may_launch = self.authorize("RunInstances", false, access_key);
         let mut xml = Xml::new();
         let region = self.region(region_name);
         if node.flag("DryRun") == Some(true) {
@@ -239,8 +244,11 @@ impl World {
             }
             return Err(ApiError::dry_run());
         }
-        dispatch(region, action, node, &mut xml)?;
-        Ok(xml.finish())
+        // A fleet whose caller may not call RunInstances is made; its instances are refused one pool after the other.
+        region.launch_denied = may_launch.err();
+        let done = dispatch(region, action, node, &mut xml);
+        region.launch_denied = None;
+        done.map(|()| xml.finish())
     }
 
     fn authorize(&self, action: &str, sts: bool, access_key: &str) -> Result<(), ApiError> {
@@ -271,7 +279,7 @@ impl World {
                 "action": name,
             },
         });
-        let encoded = super::instance_api::base64(message.to_string().as_bytes());
+        let encoded = super::base64::encode(message.to_string().as_bytes());
         Err(ApiError::new(
             "UnauthorizedOperation",
             format!(
@@ -291,7 +299,7 @@ impl World {
             }
             "DecodeAuthorizationMessage" => {
                 let encoded = node.required("EncodedMessage")?;
-                let decoded = super::instance_api::base64_decode(encoded)
+                let decoded = super::base64::decode(encoded)
                     .and_then(|bytes| String::from_utf8(bytes).ok())
                     .ok_or_else(|| {
                         ApiError::new(
@@ -424,7 +432,7 @@ impl World {
                 if rule.capacity.is_none() && rule.price.is_none() {
                     return Err("a pool command needs a capacity or a price".to_owned());
                 }
-                self.scenario.pools.push(rule.clone());
+                super::capacity::add_rule(&mut self.scenario.pools, rule.clone());
                 for region in self.regions.values_mut() {
                     region.pools.add_rule(rule.clone());
                     region.release_holds(&rule);

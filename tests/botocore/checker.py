@@ -10,7 +10,16 @@ from datetime import datetime
 #    (API_HistoryRecordEntry; on the wire: fleetRequestChange, instanceChange, ...).
 #  - CancelSpotInstanceRequests and others list fewer states than instances have.
 ALLOWED_MEMBERS = {"return"}
+#  - allocation strategies: CreateFleet takes lowest-price, DescribeFleets answers lowestPrice, and so for the others
+#    (seen in answers of EC2, for example in aws-controllers-k8s/ec2-controller pull request 308).
 ALLOWED_VALUES = {
+    "SpotAllocationStrategy": {
+        "lowestPrice",
+        "capacityOptimized",
+        "capacityOptimizedPrioritized",
+        "priceCapacityOptimized",
+    },
+    "FleetOnDemandAllocationStrategy": {"lowestPrice"},
     "FleetEventType": {
         "fleetRequestChange",
         "instanceChange",

@@ -116,6 +116,25 @@ def test_denied_actions(emulator_with, fails):
     assert fails(emulator.ec2.run_instances, **arguments)[0] == "DryRunOperation"
 
 
+@doc("API_CreateFleetError", "UserGuide/ec2-fleet-prerequisites.html", "UserGuide/supported-iam-actions-tagging.html")
+def test_a_fleet_needs_more_permissions_than_create_fleet(emulator_with, fails):
+    emulator = emulator_with({"deny": [{"action": "ec2:RunInstances"}]})
+    template = emulator.template()
+    arguments = dict(
+        Type="instant",
+        LaunchTemplateConfigs=[{"LaunchTemplateSpecification": {"LaunchTemplateId": template, "Version": "1"}}],
+        TargetCapacitySpecification={"TotalTargetCapacity": 1, "DefaultTargetCapacityType": "on-demand"},
+    )
+    made = emulator.ec2.create_fleet(**arguments)
+    assert made["Instances"] == []
+    assert {error["ErrorCode"] for error in made["Errors"]} == {"UnauthorizedOperation"}
+    emulator.command(deny={"action": "ec2:RunInstances", "denied": False})
+    emulator.command(deny={"action": "ec2:CreateTags"})
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "a", "Value": "b"}]}]
+    assert fails(emulator.ec2.create_fleet, TagSpecifications=tags, **arguments)[0] == "UnauthorizedOperation"
+    assert len(emulator.ec2.create_fleet(**arguments)["Instances"]) == 1
+
+
 def raw(url, get=False, **parameters):
     data = urllib.parse.urlencode({"Version": "2016-11-15", **parameters}).encode()
     request = urllib.request.Request(url + "/?" + data.decode()) if get else urllib.request.Request(url, data=data)

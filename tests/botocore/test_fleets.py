@@ -339,6 +339,7 @@ def test_a_maintain_fleet_is_asynchronous_and_replaces_what_it_loses(emulator):
     assert (now["FleetState"], now["ActivityStatus"]) == ("active", "fulfilled")
     assert now["FulfilledCapacity"] == 2.0 and now["FulfilledOnDemandCapacity"] == 2.0
     assert now["Tags"] == [{"Key": "k", "Value": "v"}]
+    assert now["SpotOptions"]["AllocationStrategy"] == now["OnDemandOptions"]["AllocationStrategy"] == "lowestPrice"
     before = {member["InstanceId"] for member in members(emulator, fleet)}
     reservations = emulator.ec2.describe_instances()["Reservations"]
     assert len(reservations) == 2
@@ -403,7 +404,7 @@ def test_modify_fleet(emulator, fails):
     code, status, _ = fails(
         emulator.ec2.modify_fleet, FleetId=fleet, TargetCapacitySpecification={"TotalTargetCapacity": 7}
     )
-    assert (code, status) == ("IncorrectState", 400)
+    assert (code, status) == ("FleetNotInModifiableState", 400)
     emulator.advance(3)
     assert described(emulator, fleet)["FleetState"] == "active"
     assert len(members(emulator, fleet)) == 6
@@ -444,7 +445,7 @@ def test_what_instant_fleets_do_not_do(emulator, fails):
     assert fails(emulator.ec2.describe_fleet_instances, FleetId=fleet)[:2] == ("Unsupported", 400)
     assert fails(
         emulator.ec2.modify_fleet, FleetId=fleet, TargetCapacitySpecification={"TotalTargetCapacity": 1}
-    )[:2] == ("Unsupported", 400)
+    )[:2] == ("FleetNotInModifiableState", 400)
     assert emulator.ec2.describe_fleets()["Fleets"] == []
     found = described(emulator, fleet)
     assert found["Instances"] == made["Instances"] and found["Type"] == "instant"

@@ -443,6 +443,16 @@ def test_launch_templates(emulator, fails):
     assert ec2.describe_launch_templates()["LaunchTemplates"] == []
 
 
+@doc("API_CreateLaunchTemplate", "API_ValidationWarning")
+def test_a_template_that_cannot_launch_is_made_with_a_warning(emulator, fails):
+    made = emulator.ec2.create_launch_template(
+        LaunchTemplateName="odd", LaunchTemplateData={"ImageId": "ami-12345678", "InstanceType": "c5.enormous"}
+    )
+    assert [error["Code"] for error in made["Warning"]["Errors"]] == ["InvalidInstanceType"]
+    code = fails(emulator.ec2.run_instances, MinCount=1, MaxCount=1, LaunchTemplate={"LaunchTemplateName": "odd"})[0]
+    assert code == "InvalidInstanceType"
+
+
 @doc("API_GetConsoleOutput", "UserGuide/troubleshoot-unreachable-instance.html")
 def test_boot_failures(emulator_with):
     emulator = emulator_with(

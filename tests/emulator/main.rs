@@ -8,4 +8,5 @@ mod figures;
 mod properties;
 mod scenarios;
 mod sdk;
+mod sdk_every_action;
 mod server;

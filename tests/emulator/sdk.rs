@@ -15,7 +15,7 @@ use aws_sdk_ec2::types::{
 };
 use slurm_ec2_fleet::emulator::{Emulator, Options, Scenario};
 
-async fn start(json: &str) -> (Emulator, Client) {
+pub async fn start(json: &str) -> (Emulator, Client) {
     let scenario = Scenario { speed: 0.0, ..Scenario::from_json(json).unwrap() };
     let emulator = Emulator::start(Options { scenario, ..Options::default() }).await.unwrap();
     let config = aws_sdk_ec2::Config::builder()
@@ -28,7 +28,7 @@ async fn start(json: &str) -> (Emulator, Client) {
     (emulator, Client::from_conf(config))
 }
 
-async fn template(client: &Client) -> String {
+pub async fn template(client: &Client) -> String {
     let data = RequestLaunchTemplateData::builder()
         .image_id("ami-0a1b2c3d4e5f60718")
         .instance_type(InstanceType::C5Large)
@@ -45,7 +45,7 @@ async fn template(client: &Client) -> String {
     made.launch_template().unwrap().launch_template_id().unwrap().to_owned()
 }
 
-fn config(template: &str, subnets: &[&str]) -> FleetLaunchTemplateConfigRequest {
+pub fn config(template: &str, subnets: &[&str]) -> FleetLaunchTemplateConfigRequest {
     let specification = FleetLaunchTemplateSpecificationRequest::builder()
         .launch_template_id(template)
         .version("$Latest")
@@ -57,7 +57,7 @@ fn config(template: &str, subnets: &[&str]) -> FleetLaunchTemplateConfigRequest 
     config.build()
 }
 
-fn target(total: i32, default: DefaultTargetCapacityType) -> TargetCapacitySpecificationRequest {
+pub fn target(total: i32, default: DefaultTargetCapacityType) -> TargetCapacitySpecificationRequest {
     TargetCapacitySpecificationRequest::builder()
         .total_target_capacity(total)
         .default_target_capacity_type(default)
