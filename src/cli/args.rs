@@ -7,7 +7,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Slurm cloud nodes from Amazon EC2 Fleets: see what the plugin does, and tell it what to do.
 #[derive(Debug, Parser)]
-#[command(name = "ec2fleet", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "ec2fleet",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_long_help = "Exit codes: 0 success, 1 failed, 2 wrong command line, 3 the plugin does not answer, 4 not permitted, \
+                       5 a check found errors, 6 a check found warnings"
+)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -62,6 +69,21 @@ pub enum Command {
     /// Check config.json and partitions.json, and show every error at once
     Validate(Validate),
 
+    /// Check the whole installation: slurm.conf, configuration, plugin, state, AWS, templates, network
+    Doctor(Doctor),
+    /// Write slurm.conf.aws and gres.conf.aws from config.json and partitions.json
+    GenerateConf(GenerateConf),
+    /// Print the least IAM policy for this configuration
+    IamPolicy(IamPolicy),
+    /// Show the EC2 fleets that hold nodes
+    Fleets,
+    /// Show the capacity pools that are left alone for now, and until when
+    Capacity,
+    /// Estimate what the instances cost now, and what Spot saves
+    Cost(Cost),
+    /// Show status again and again
+    Top(Top),
+
     /// Power nodes up, as Slurm's ResumeProgram does
     Resume(Operate),
     /// Power nodes down, as Slurm's SuspendProgram does
@@ -85,6 +107,12 @@ pub enum Command {
     /// Change the log level of the running plugin
     LogLevel(LogLevel),
 
+    /// Print the JSON Schema of a report or of a configuration file
+    Schema(Schema),
+    /// Write the manual pages
+    Man(Man),
+    /// Print the completion script for a shell
+    Completions(Completions),
     /// Show the release of this program, of the plugin and of Slurm
     Version,
 }
@@ -190,4 +218,117 @@ pub enum Level {
     Warning,
     Info,
     Debug,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct GenerateConf {
+    /// Ask EC2 for CPUs, memory, GPUs and features where SlurmSpecifications does not say
+    #[arg(long)]
+    pub online: bool,
+    /// Write slurm.conf.aws and gres.conf.aws into this folder instead of printing
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Show how the installed files differ from what would be written
+    #[arg(long)]
+    pub diff: bool,
+    /// Fail if the installed files are not what would be written
+    #[arg(long)]
+    pub check: bool,
+    /// Print gres.conf.aws instead of slurm.conf.aws
+    #[arg(long, conflicts_with = "output")]
+    pub gres: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct IamPolicy {
+    /// Leave out what only the administrator's tool asks (doctor, generate-conf --online)
+    #[arg(long)]
+    pub no_tool: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Cost {
+    /// What to add up by
+    #[arg(long, value_enum, default_value_t)]
+    pub by: CostBy,
+    /// On-demand prices: a JSON object of instance types and US dollars an hour
+    #[arg(long, value_name = "FILE")]
+    pub prices: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CostBy {
+    Partition,
+    #[default]
+    Group,
+    Type,
+    Job,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Seconds between two views
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub interval: u64,
+    /// End after so many views
+    #[arg(short = 'c', long, value_name = "COUNT")]
+    pub count: Option<u64>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Schema {
+    #[arg(value_enum)]
+    pub of: SchemaOf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// config.json
+    Config,
+    /// partitions.json
+    Partitions,
+    /// status --json
+    Status,
+    /// nodes --json
+    Nodes,
+    /// events --json
+    Events,
+    /// explain --json
+    Explain,
+    /// What operations print with --json
+    Plan,
+    /// fleets --json
+    Fleets,
+    /// capacity --json
+    Capacity,
+    /// cost --json
+    Cost,
+    /// doctor --json
+    Doctor,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Man {
+    /// Folder for the pages: ec2fleet.1, one for each command, and those of the programs (section 8)
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Completions {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Doctor {
+    /// Do not ask AWS
+    #[arg(long)]
+    pub offline: bool,
+    /// Show what can be done also where nothing has to be
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Describe the checks and do none
+    #[arg(long)]
+    pub list: bool,
 }

@@ -4,14 +4,24 @@
 pub mod args;
 pub mod client;
 pub mod context;
+mod diff;
+pub mod doctor;
 pub mod error;
 mod events;
+pub mod generate;
+pub mod iam;
+mod look;
+mod manual;
 mod nodes;
 mod offline;
+mod online;
 mod operate;
 pub mod output;
 pub mod programs;
+mod schema;
 mod status;
+pub mod survey;
+mod top;
 mod validate;
 mod version;
 mod when;
@@ -79,6 +89,17 @@ pub fn run(command: &Command, context: &Context, out: &mut Output) -> Result<Exi
             let level = format!("{:?}", a.level).to_ascii_uppercase();
             operate(Operation::LogLevel { level }, &args::Confirm::default(), out)
         }
+        Command::Doctor(args) if args.list => out.text(&doctor::list::document()).map(|()| Exit::Success),
+        Command::Doctor(args) => doctor::run(context, args, out),
+        Command::GenerateConf(args) => generate::run(context, args, out),
+        Command::IamPolicy(args) => iam::run(context, args, out),
+        Command::Fleets => look::fleets(context, out),
+        Command::Capacity => look::capacity(context, out),
+        Command::Cost(args) => look::cost(context, args, out),
+        Command::Top(args) => top::run(context, args, out),
+        Command::Schema(args) => schema::run(args, out),
+        Command::Man(args) => manual::man(args, out),
+        Command::Completions(args) => manual::completions(args, out),
         Command::Version => version::run(context, out),
     }
 }

@@ -19,18 +19,7 @@ use crate::runtime::protocol::{Operation, Reply};
 /// When neither the plugin nor Slurm and the journal can be asked, or the filters are wrong.
 pub fn run(context: &Context, args: &args::Nodes, out: &mut Output) -> Result<Exit, CliError> {
     let wanted = args.nodes.as_deref().map(hostlist::expand).transpose()?;
-    let (report, offline) = match context.client().ask(Operation::Nodes { nodes: args.nodes.clone() }) {
-        Ok(Reply::Nodes(report)) => (report, None),
-        Ok(other) => return Err(super::unexpected(&other)),
-        Err(error) => {
-            let error = CliError::from(error);
-            // A refusal is an answer: there is a plugin, and it says no.
-            if !matches!(error.kind, ErrorKind::NotRunning | ErrorKind::NotPermitted) {
-                return Err(error);
-            }
-            (Offline::read(context, &error)?.node_reports(context), Some(error))
-        }
-    };
+    let (report, offline) = report(context, args.nodes.clone())?;
     let wanted: Option<BTreeSet<String>> = wanted.map(|names| names.into_iter().collect());
     let nodes: Vec<NodeReport> = report
         .nodes
@@ -42,8 +31,8 @@ pub fn run(context: &Context, args: &args::Nodes, out: &mut Output) -> Result<Ex
     if out.json {
         out.json(&NodesReport { schema: report.schema, nodes })?;
     } else {
-        if let Some(error) = &offline {
-            out.styled(Style::Bad, format!("{} This is what Slurm and the journal say:", error.message))?;
+        if offline {
+            out.styled(Style::Bad, "The plugin does not answer. This is what Slurm and the journal say:")?;
         }
         if nodes.is_empty() {
             out.line("No nodes match.")?;
@@ -53,7 +42,26 @@ pub fn run(context: &Context, args: &args::Nodes, out: &mut Output) -> Result<Ex
             out.table(&folded(&nodes))?;
         }
     }
-    Ok(if offline.is_some() { Exit::NotRunning } else { Exit::Success })
+    Ok(if offline { Exit::NotRunning } else { Exit::Success })
+}
+
+/// The plugin's report, or what can be told without it; then the second value is true.
+///
+/// # Errors
+/// As [`run`].
+pub fn report(context: &Context, nodes: Option<String>) -> Result<(NodesReport, bool), CliError> {
+    match context.client().ask(Operation::Nodes { nodes }) {
+        Ok(Reply::Nodes(report)) => Ok((report, false)),
+        Ok(other) => Err(super::unexpected(&other)),
+        Err(error) => {
+            let error = CliError::from(error);
+            // A refusal is an answer: there is a plugin, and it says no.
+            if !matches!(error.kind, ErrorKind::NotRunning | ErrorKind::NotPermitted) {
+                return Err(error);
+            }
+            Ok((Offline::read(context, &error)?.node_reports(context), true))
+        }
+    }
 }
 
 /// A phase, or any word of Slurm's state, in either case.

@@ -48,6 +48,15 @@ impl Output {
         Ok(())
     }
 
+    /// Text that brings its own line breaks.
+    ///
+    /// # Errors
+    /// When nobody reads any more.
+    pub fn text(&mut self, text: &str) -> Result<(), CliError> {
+        self.out.write_all(text.as_bytes())?;
+        Ok(())
+    }
+
     /// # Errors
     /// When nobody reads any more.
     pub fn styled(&mut self, style: Style, text: impl AsRef<str>) -> Result<(), CliError> {

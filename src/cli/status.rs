@@ -37,6 +37,17 @@ pub fn report(context: &Context) -> Result<StatusReport, CliError> {
     }
 }
 
+/// The plugin's report and no other.
+///
+/// # Errors
+/// When the plugin does not answer.
+pub fn from_plugin(context: &Context) -> Result<StatusReport, CliError> {
+    match context.client().ask(Operation::Status)? {
+        Reply::Status(report) => Ok(*report),
+        other => Err(super::unexpected(&other)),
+    }
+}
+
 /// # Errors
 /// When nobody reads any more.
 pub fn print(report: &StatusReport, out: &mut Output) -> Result<(), CliError> {

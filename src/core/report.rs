@@ -411,3 +411,60 @@ pub struct PlannedAction {
     pub subject: String,
     pub why: String,
 }
+
+/// The EC2 fleets that hold nodes: maintain fleets, since EC2 forgets an instant fleet at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FleetsReport {
+    pub schema: u32,
+    pub fleets: Vec<FleetReport>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FleetReport {
+    pub fleet_id: String,
+    /// `<partition>-<group>`.
+    pub group: String,
+    /// Hostlist of its nodes.
+    pub nodes: String,
+    pub instances: Vec<String>,
+    /// Phases of its nodes, each once.
+    pub phases: Vec<String>,
+}
+
+/// The capacity pools that are not asked now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CapacityReport {
+    pub schema: u32,
+    pub now_unix_ms: u64,
+    pub pools: Vec<PoolReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolReport {
+    /// `<partition>-<group>`.
+    pub group: String,
+    #[serde(flatten)]
+    pub pool: Cooldown,
+}
+
+/// What the instances that run now cost in an hour, in US dollars.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CostReport {
+    pub schema: u32,
+    pub now_unix_ms: u64,
+    pub rows: Vec<CostRow>,
+    pub total: CostRow,
+    /// Types without a price; their instances are counted and cost nothing here.
+    pub unpriced: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CostRow {
+    /// A partition, node group, instance type or job.
+    pub name: String,
+    pub spot_instances: f64,
+    pub on_demand_instances: f64,
+    pub usd_per_hour: f64,
+    /// What the Spot instances would cost more on-demand, where both prices are known.
+    pub saved_usd_per_hour: f64,
+}

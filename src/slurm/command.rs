@@ -120,6 +120,33 @@ impl CommandSlurm {
         })
     }
 
+    /// Ids and hostlists of the jobs that hold nodes.
+    ///
+    /// # Errors
+    /// When Slurm cannot be asked.
+    pub fn running_jobs(&self) -> Result<Vec<(u32, String)>, SlurmError> {
+        let arguments = ["-a", "-h", "-t", "RUNNING,SUSPENDED,CONFIGURING,COMPLETING", "-o", "%A|%N"];
+        let output = self.run("the running jobs", "squeue", &arguments)?;
+        let job = |line: &str| {
+            let (id, nodes) = line.trim().split_once('|')?;
+            Some((id.parse().ok()?, nodes.to_owned()))
+        };
+        Ok(output.stdout.lines().filter_map(job).collect())
+    }
+
+    /// A parameter of the running slurmctld, as `scontrol show config` says it.
+    ///
+    /// # Errors
+    /// When Slurm cannot be asked.
+    pub fn config_value(&self, key: &str) -> Result<Option<String>, SlurmError> {
+        let output = self.scontrol("its configuration", &["show", "config"])?;
+        let value = output.stdout.lines().find_map(|line| {
+            let (name, value) = line.split_once('=')?;
+            name.trim().eq_ignore_ascii_case(key).then(|| value.trim().to_owned())
+        });
+        Ok(value.filter(|value| !value.is_empty() && value != "(null)"))
+    }
+
     fn update_nodes(&self, update: &NodeUpdate) -> SlurmResult {
         let count = update.names.len();
         let lists = [&update.addrs, &update.hostnames, &update.instance_ids, &update.instance_types];

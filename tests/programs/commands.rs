@@ -217,6 +217,7 @@ fn nodes() -> Vec<NodeReport> {
             zone: Some("eu-central-1a".into()),
             lifecycle: Some(Lifecycle::Spot),
             addr: Some(format!("10.0.0.{index}")),
+            fleet_id: Some(format!("fleet-{}", index / 2)),
             ..node(index, "busy", "ALLOCATED+CLOUD")
         })
         .collect();
@@ -326,6 +327,9 @@ fn tables() {
         ("resume", &["resume", "aws-spot-[0-3]", "--yes"]),
         ("lock", &["lock", "aws-spot-8", "--reason", "kept for debugging"]),
         ("log-level", &["log-level", "debug"]),
+        ("capacity", &["capacity"]),
+        ("fleets", &["fleets"]),
+        ("top", &["top", "--count", "2", "--interval", "1"]),
     ] {
         snapshot(name, &on_plugin(arguments));
     }
@@ -341,6 +345,8 @@ fn json() {
         ("json-gc", &["gc", "--json", "--dry-run"]),
         ("json-resume", &["resume", "aws-spot-[0-3]", "--json", "--yes"]),
         ("json-refusal", &["reload", "--json"]),
+        ("json-capacity", &["capacity", "--json"]),
+        ("json-fleets", &["fleets", "--json"]),
     ] {
         let ran = on_plugin(arguments);
         let value: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
@@ -465,4 +471,96 @@ fn the_version_of_both_sides_is_told() {
     assert_eq!((&value["program"], &value["plugin"]), (&env!("CARGO_PKG_VERSION").into(), &"9.9.9".into()));
     let ran = on_plugin(&["version"]);
     assert!(ran.stdout.contains("plugin 9.9.9"), "{}", ran.seen());
+}
+
+/// The members of what a command prints are those that its schema describes, at every level.
+#[test]
+fn what_is_printed_is_what_the_schema_describes() {
+    for (name, arguments) in [
+        ("status", &["status", "--json"][..]),
+        ("nodes", &["nodes", "--json"]),
+        ("events", &["events", "--json"]),
+        ("explain", &["explain", "aws-spot-7", "--json"]),
+        ("plan", &["gc", "--yes", "--json"]),
+        ("capacity", &["capacity", "--json"]),
+        ("fleets", &["fleets", "--json"]),
+        ("doctor", &["doctor", "--offline", "--json"]),
+    ] {
+        let schema: serde_json::Value =
+            serde_json::from_str(&on_plugin(&["schema", name]).stdout).expect("a schema");
+        let printed: serde_json::Value = serde_json::from_str(&on_plugin(arguments).stdout).expect("JSON");
+        describes(&schema, &schema, &printed, name);
+    }
+    for name in ["config", "partitions", "cost"] {
+        let schema: serde_json::Value =
+            serde_json::from_str(&on_plugin(&["schema", name]).stdout).expect("a schema");
+        assert!(schema["properties"].is_object(), "{name}");
+    }
+}
+
+fn describes(root: &serde_json::Value, schema: &serde_json::Value, value: &serde_json::Value, at: &str) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let pointed = root.pointer(reference.trim_start_matches('#')).expect("a definition");
+        return describes(root, pointed, value, at);
+    }
+    for choices in ["anyOf", "oneOf"] {
+        if let Some(choices) = schema[choices].as_array() {
+            let fits = |choice: &serde_json::Value| {
+                std::panic::catch_unwind(|| describes(root, choice, value, at)).is_ok()
+            };
+            assert!(choices.iter().any(fits), "{at}: {value} is none of {choices:?}");
+            return;
+        }
+    }
+    match value {
+        serde_json::Value::Object(members) => {
+            for (key, member) in members {
+                let described = &schema["properties"][key];
+                assert!(!described.is_null(), "{at}.{key} is not described");
+                describes(root, described, member, &format!("{at}.{key}"));
+            }
+            for required in schema["required"].as_array().into_iter().flatten() {
+                let key = required.as_str().expect("a name");
+                assert!(members.contains_key(key), "{at}.{key} is required");
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                describes(root, &schema["items"], item, &format!("{at}[{index}]"));
+            }
+        }
+        plain => {
+            let kind = match plain {
+                serde_json::Value::String(_) => "string",
+                serde_json::Value::Bool(_) => "boolean",
+                serde_json::Value::Null => "null",
+                serde_json::Value::Number(number) if number.is_f64() => "number",
+                _ => "integer",
+            };
+            let types = schema["type"].to_string();
+            assert!(types.contains(kind) || schema["const"] == *plain, "{at}: {plain} is no {types}");
+        }
+    }
+}
+
+#[test]
+fn pages_and_completions_are_made() {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    let man = dir.path().join("man");
+    let ran = ec2fleet(dir.path(), &["man", &man.display().to_string()]);
+    assert_eq!(ran.code, 0, "{}", ran.seen());
+    let page = |name: &str| std::fs::read_to_string(man.join(name)).expect(name);
+    assert!(page("ec2fleet.1").contains("Exit codes"));
+    assert!(page("ec2fleet-generate-conf.1").contains("slurm.conf.aws"));
+    assert!(page("ec2fleet-resume.8").contains("ResumeProgram"));
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = ec2fleet(dir.path(), &["completions", shell]);
+        assert!(ran.code == 0 && ran.stdout.contains("generate-conf"), "{shell}");
+    }
+    let ran = Command::new("bash").args(["-n"]).stdin(Stdio::piped()).spawn().and_then(|mut child| {
+        let script = ec2fleet(dir.path(), &["completions", "bash"]).stdout;
+        std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), script.as_bytes())?;
+        child.wait()
+    });
+    assert!(ran.expect("bash runs").success(), "bash understands it");
 }

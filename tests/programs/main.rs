@@ -3,6 +3,8 @@
 
 mod cluster;
 mod commands;
+mod doctor;
+mod generated;
 mod run_by_slurm;
 mod scontrol;
 mod socket;

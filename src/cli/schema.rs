@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! `ec2fleet schema`.
+
+use schemars::schema_for;
+use serde_json::Value;
+
+use super::args::{self, SchemaOf};
+use super::error::{CliError, Exit};
+use super::output::Output;
+use crate::config::{config_schema, partitions_schema};
+use crate::core::report;
+
+/// # Errors
+/// When nobody reads the output any more.
+pub fn run(args: &args::Schema, out: &mut Output) -> Result<Exit, CliError> {
+    out.json(&schema(args.of))?;
+    Ok(Exit::Success)
+}
+
+fn schema(of: SchemaOf) -> Value {
+    match of {
+        SchemaOf::Config => config_schema(),
+        SchemaOf::Partitions => partitions_schema(),
+        SchemaOf::Status => schema_for!(report::StatusReport).into(),
+        SchemaOf::Nodes => schema_for!(report::NodesReport).into(),
+        SchemaOf::Events => schema_for!(report::EventsReport).into(),
+        SchemaOf::Explain => schema_for!(report::ExplainReport).into(),
+        SchemaOf::Plan => schema_for!(report::PlanReport).into(),
+        SchemaOf::Fleets => schema_for!(report::FleetsReport).into(),
+        SchemaOf::Capacity => schema_for!(report::CapacityReport).into(),
+        SchemaOf::Cost => schema_for!(report::CostReport).into(),
+        SchemaOf::Doctor => schema_for!(super::doctor::DoctorReport).into(),
+    }
+}
