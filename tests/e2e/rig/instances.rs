@@ -38,10 +38,8 @@ impl Instances {
     /// Compile what makes a process believe in a machine of its own, and write the hook programs.
     pub fn prepare(scratch: &Path, slurm_conf: &Path, node_side: &Path) -> Outcome<Self> {
         let sources = paths::source().join("tests/e2e/node");
-        run(Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
-            .arg(scratch.join("machine.so"))
-            .arg(sources.join("machine.c")))?;
+        compile(&["-shared", "-fPIC"], &sources.join("machine.c"), &scratch.join("machine.so"))?;
+        compile(&[], &sources.join("init.c"), &scratch.join("init"))?;
         let instances = Self { scratch: scratch.to_owned() };
         let slurmd = paths::system("slurmd")?;
         for verb in Verb::ALL {
@@ -100,6 +98,17 @@ impl Instances {
             }
         }
     }
+}
+
+pub fn compile(options: &[&str], source: &Path, result: &Path) -> Outcome<()> {
+    run(Command::new("cc")
+        .args(["-O1", "-Wall", "-Wextra", "-Werror"])
+        .args(options)
+        .arg("-o")
+        .arg(result)
+        .arg(source)
+        .arg("-ldl"))
+    .map(drop)
 }
 
 pub fn write_program(path: &Path, text: &str) -> Outcome<()> {

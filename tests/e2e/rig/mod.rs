@@ -5,6 +5,8 @@
 // The demo and the tests each use their own part.
 #![allow(dead_code)]
 
+pub mod cluster;
+pub mod emulator;
 pub mod instances;
 pub mod munge;
 pub mod paths;

@@ -118,8 +118,10 @@ impl Slurm {
              CommunicationParameters=NoInAddrAny\n\
              TreeWidth=65533\n\
              ReturnToService=2\n\
+             PrivateData=cloud\n\
              MessageTimeout=30\n\
              KillWait=5\n\
+             MinJobAge=86400\n\
              SlurmdTimeout={}\n\
              SlurmctldParameters=idle_on_node_suspend,power_save_interval=1,power_save_min_interval=0\n\
              SchedulerParameters=sched_min_interval=0,batch_sched_delay=0\n\
@@ -217,7 +219,9 @@ impl Slurm {
     }
 
     pub fn nodes(&self) -> Outcome<Vec<Record>> {
-        Ok(self.scontrol(&["-o", "show", "nodes"])?.lines().map(record).collect())
+        let lines = self.scontrol(&["-o", "show", "nodes"])?;
+        // With no node to show it says so in words.
+        Ok(lines.lines().filter(|line| line.starts_with("NodeName=")).map(record).collect())
     }
 
     pub fn node(&self, name: &str) -> Outcome<Record> {

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! ec2-emulator as a process.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::instances::{Instances, Verb};
+use super::process::Daemon;
+use super::{Outcome, paths, wait};
+
+/// An instance as EC2 has it.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct Instance {
+    #[serde(rename = "instance_id")]
+    pub id: String,
+    #[serde(rename = "instance_type")]
+    pub kind: String,
+    pub state: String,
+    #[serde(rename = "private_ip")]
+    pub address: String,
+    pub tags: BTreeMap<String, String>,
+}
+
+pub struct Emulator {
+    pub url: String,
+    daemon: Option<Daemon>,
+    scratch: PathBuf,
+}
+
+impl Emulator {
+    /// Start it with a scenario (the JSON that `ec2-emulator schema` describes); instances are processes of this
+    /// machine.
+    pub fn start(scratch: &Path, scenario: &Value, instances: &Instances) -> Outcome<Self> {
+        let file = scratch.join("scenario.json");
+        std::fs::write(&file, scenario.to_string()).map_err(|e| format!("{}: {e}", file.display()))?;
+        let mut emulator = Self { url: String::new(), daemon: None, scratch: scratch.to_owned() };
+        emulator.launch(instances)?;
+        Ok(emulator)
+    }
+
+    fn launch(&mut self, instances: &Instances) -> Outcome<()> {
+        let port_file = self.scratch.join("emulator.port");
+        let mut command = Command::new(paths::program("ec2-emulator")?);
+        command
+            .args(["--listen", "127.0.0.1:0"])
+            .arg("--port-file")
+            .arg(&port_file)
+            .arg("--scenario")
+            .arg(self.scratch.join("scenario.json"))
+            .arg("--on-boot")
+            .arg(instances.program(Verb::Boot))
+            .arg("--on-end")
+            .arg(instances.program(Verb::End))
+            .arg("--on-hibernate")
+            .arg(instances.program(Verb::Freeze))
+            .arg("--on-resume")
+            .arg(instances.program(Verb::Thaw));
+        let mut daemon = Daemon::start("ec2-emulator", command, &self.scratch.join("emulator.log"))?;
+        self.url = wait::until("ec2-emulator", || {
+            daemon.check()?;
+            let url = std::fs::read_to_string(&port_file).unwrap_or_default().trim().to_owned();
+            Ok(url.starts_with("http").then_some(url))
+        })?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Daemon::pid)
+    }
+
+    /// Out of reach, as a region in trouble is: connections are accepted and nothing answers.
+    pub fn freeze(&self) {
+        if let Some(daemon) = &self.daemon {
+            daemon.signal("STOP");
+        }
+    }
+
+    pub fn thaw(&self) {
+        if let Some(daemon) = &self.daemon {
+            daemon.signal("CONT");
+        }
+    }
+
+    pub fn stop(&mut self) {
+        self.daemon = None;
+    }
+
+    fn control(&self, path: &str) -> Outcome<Value> {
+        let error = |e: ureq::Error| format!("ec2-emulator {path}: {e}");
+        agent()
+            .get(format!("{}/_control/{path}", self.url))
+            .call()
+            .map_err(error)?
+            .body_mut()
+            .read_to_string()
+            .map_err(error)
+            .and_then(|text| {
+                serde_json::from_str(&text).map_err(|e| format!("ec2-emulator {path}: {e}: {text}"))
+            })
+    }
+
+    /// A command of the scenario format, such as `{"interrupt": {"count": 2}}`.
+    pub fn command(&self, command: &Value) -> Outcome<()> {
+        agent()
+            .post(format!("{}/_control/command", self.url))
+            .send(command.to_string())
+            .map(drop)
+            .map_err(|e| format!("ec2-emulator {command}: {e}"))
+    }
+
+    /// Calls since its start, by action.
+    pub fn calls(&self) -> Outcome<BTreeMap<String, u64>> {
+        let answer = self.control("calls")?;
+        serde_json::from_value(answer["calls"].clone()).map_err(|e| format!("calls: {e} in {answer}"))
+    }
+
+    /// Arrival of every request of an action, nanoseconds since 1970.
+    pub fn arrivals(&self, action: &str) -> Outcome<Vec<u64>> {
+        let answer = self.control("log")?;
+        let entries = answer["log"].as_array().cloned().unwrap_or_default();
+        Ok(entries
+            .iter()
+            .filter(|entry| entry["action"] == action)
+            .filter_map(|entry| entry["arrival_ns"].as_u64())
+            .collect())
+    }
+
+    /// Every instance that EC2 still remembers, terminated ones too.
+    pub fn instances(&self) -> Outcome<Vec<Instance>> {
+        let answer = self.control("instances")?;
+        serde_json::from_value(answer["instances"].clone()).map_err(|e| format!("instances: {e} in {answer}"))
+    }
+
+    pub fn living_instances(&self) -> Outcome<Vec<Instance>> {
+        let mut instances = self.instances()?;
+        instances.retain(|instance| instance.state != "terminated");
+        Ok(instances)
+    }
+
+    /// One request of the EC2 Query API; the reply's XML.
+    fn query(&self, action: &str, parameters: &[(&str, &str)]) -> Outcome<String> {
+        let mut form = vec![("Action", action), ("Version", "2016-11-15")];
+        form.extend_from_slice(parameters);
+        let error = |e: ureq::Error| format!("{action}: {e}");
+        agent().post(&self.url).send_form(form).map_err(error)?.body_mut().read_to_string().map_err(error)
+    }
+
+    pub fn create_launch_template(&self, name: &str) -> Outcome<()> {
+        self.query(
+            "CreateLaunchTemplate",
+            &[
+                ("LaunchTemplateName", name),
+                ("LaunchTemplateData.ImageId", "ami-00000000000000001"),
+                ("LaunchTemplateData.MetadataOptions.HttpTokens", "required"),
+                ("LaunchTemplateData.MetadataOptions.InstanceMetadataTags", "enabled"),
+            ],
+        )
+        .map(drop)
+    }
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(30))).build().into()
+}
