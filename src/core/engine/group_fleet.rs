@@ -225,14 +225,12 @@ impl Engine {
             return;
         }
         match (fleet, group) {
-            (None, Some(group)) if spot + on_demand > 0 => {
-                // The account's fleets must have been listed once: a fleet is never made twice.
-                if self.fleets_listed.contains(&group.account) {
-                    let token = self.new_token();
-                    let request =
-                        CloudRequest::CreateFleet(Box::new(group_fleet_request(&self.site, &group, &token)));
-                    self.begin_group_call(stem, &group.account, request);
-                }
+            // The account's fleets must have been listed once: a fleet is never made twice.
+            (None, Some(group)) if spot + on_demand > 0 && self.fleets_listed.contains(&group.account) => {
+                let token = self.new_token();
+                let request =
+                    CloudRequest::CreateFleet(Box::new(group_fleet_request(&self.site, &group, &token)));
+                self.begin_group_call(stem, &group.account, request);
             }
             (Some(fleet), group) => {
                 let removed = group.is_none_or(|group| group.scope != FleetScope::Group);
