@@ -158,6 +158,9 @@ pub struct Explain {
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Validate {
+    /// Also ask AWS: credentials, permissions by dry runs, templates, images, types, subnets
+    #[arg(long)]
+    pub online: bool,
     /// Fail also on warnings
     #[arg(long)]
     pub strict: bool,

@@ -14,7 +14,14 @@ use crate::config::Loaded;
 /// EC2 as config.json says.
 #[must_use]
 pub fn ec2(loaded: &Loaded) -> Ec2 {
-    Ec2::new(Ec2Options { endpoint_url: loaded.program.endpoint_url.clone(), ..Ec2Options::default() })
+    let endpoint_url = loaded.program.endpoint_url.clone();
+    // What answers for EC2 on this machine is no Amazon, and Amazon must not be asked for the rest.
+    let here = ["127.", "localhost", "[::1]"];
+    let sts_endpoint_url = endpoint_url.clone().filter(|url| {
+        let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+        here.iter().any(|name| host.starts_with(name))
+    });
+    Ec2::new(Ec2Options { endpoint_url, sts_endpoint_url, ..Ec2Options::default() })
 }
 
 /// Run a future to its end.

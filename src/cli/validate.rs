@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::args;
 use super::context::Context;
+use super::doctor::{self, DoctorReport};
 use super::error::{CliError, Exit};
 use super::output::{Output, Style};
 use crate::config::{ConfigError, ConfigWarning};
@@ -20,6 +21,9 @@ struct ValidateReport<'a> {
     partitions: usize,
     node_groups: usize,
     nodes: u64,
+    /// What AWS says, with `--online`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    online: Option<&'a DoctorReport>,
 }
 
 /// # Errors
@@ -32,6 +36,10 @@ pub fn run(context: &Context, args: &args::Validate, out: &mut Output) -> Result
     let groups = site.map_or(0, |site| site.groups().len());
     let partitions = site.map_or(0, |site| site.partitions.len());
     let nodes = site.map_or(0, |site| site.groups().iter().map(|g| u64::from(g.max_nodes)).sum());
+    let online = match context.loaded() {
+        Ok(loaded) if args.online => Some(doctor::of_aws(loaded, out)?),
+        _ => None,
+    };
     if out.json {
         out.json(&ValidateReport {
             schema: SCHEMA_VERSION,
@@ -42,6 +50,7 @@ pub fn run(context: &Context, args: &args::Validate, out: &mut Output) -> Result
             partitions,
             node_groups: groups,
             nodes,
+            online: online.as_ref(),
         })?;
     } else {
         for (style, word, findings) in [(Style::Bad, "error", errors), (Style::Warning, "warning", warnings)]
@@ -75,9 +84,14 @@ pub fn run(context: &Context, args: &args::Validate, out: &mut Output) -> Result
             ))?,
         }
     }
-    Ok(if !errors.is_empty() {
+    if let Some(report) = online.as_ref().filter(|_| !out.json) {
+        out.line("")?;
+        doctor::print(report, true, out)?;
+    }
+    let (online_errors, online_warnings) = online.map_or((0, 0), |report| (report.errors, report.warnings));
+    Ok(if !errors.is_empty() || online_errors > 0 {
         Exit::Errors
-    } else if args.strict && !warnings.is_empty() {
+    } else if args.strict && (!warnings.is_empty() || online_warnings > 0) {
         Exit::Warnings
     } else {
         Exit::Success

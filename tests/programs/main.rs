@@ -5,6 +5,7 @@ mod cluster;
 mod commands;
 mod doctor;
 mod generated;
+mod online;
 mod run_by_slurm;
 mod scontrol;
 mod socket;

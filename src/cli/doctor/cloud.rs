@@ -42,9 +42,13 @@ pub fn judge(inputs: &Inputs, checks: &mut Checks) {
         }
         return;
     };
+    judge_site(aws, &loaded.site, checks);
+}
+
+/// What AWS says about a site.
+pub fn judge_site(aws: &Aws, site: &Site, checks: &mut Checks) {
     credentials(aws, checks);
     permissions(aws, checks);
-    let site = &loaded.site;
     each(site, aws, checks, "launch-template", launch_template);
     each(site, aws, checks, "image", image);
     each(site, aws, checks, "instance-types", instance_types);

@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::args;
 use super::context::Context;
 use super::error::{CliError, Exit};
+use super::online::Progress;
 use super::output::{Output, Style};
+use crate::config::Loaded;
 use crate::core::report::SCHEMA_VERSION;
 
 pub use list::{CHECKS, Described};
@@ -95,6 +97,21 @@ impl Checks {
         self.add(id, Verdict::Error, found, remedy);
     }
 
+    fn into_report(mut self) -> DoctorReport {
+        // In the order of the manual, whichever judge said it.
+        let place = |check: &Check| CHECKS.iter().position(|described| described.id == check.id);
+        self.0.sort_by_key(place);
+        let count = |verdict| {
+            u32::try_from(self.0.iter().filter(|check| check.verdict == verdict).count()).unwrap_or(u32::MAX)
+        };
+        DoctorReport {
+            schema: SCHEMA_VERSION,
+            errors: count(Verdict::Error),
+            warnings: count(Verdict::Warning),
+            checks: self.0,
+        }
+    }
+
     /// `ok` unless something was found.
     pub fn unless(&mut self, id: &str, problems: Vec<(Verdict, String, String)>, fine: impl Into<String>) {
         if problems.is_empty() {
@@ -113,18 +130,20 @@ pub fn judge(inputs: &Inputs) -> DoctorReport {
     slurm::judge(inputs, &mut checks);
     plugin::judge(inputs, &mut checks);
     cloud::judge(inputs, &mut checks);
-    // In the order of the manual, whichever judge said it.
-    let place = |check: &Check| CHECKS.iter().position(|described| described.id == check.id);
-    checks.0.sort_by_key(place);
-    let count = |verdict| {
-        u32::try_from(checks.0.iter().filter(|check| check.verdict == verdict).count()).unwrap_or(u32::MAX)
-    };
-    DoctorReport {
-        schema: SCHEMA_VERSION,
-        errors: count(Verdict::Error),
-        warnings: count(Verdict::Warning),
-        checks: checks.0,
-    }
+    checks.into_report()
+}
+
+/// Only what AWS says about the configuration: `ec2fleet validate --online`.
+///
+/// # Errors
+/// When the system refuses a runtime.
+pub fn of_aws(loaded: &Loaded, out: &Output) -> Result<DoctorReport, CliError> {
+    let progress = Progress::new(out);
+    let aws = probe::ask_aws(loaded, &progress)?;
+    progress.clear();
+    let mut checks = Checks::default();
+    cloud::judge_site(&aws, &loaded.site, &mut checks);
+    Ok(checks.into_report())
 }
 
 /// # Errors
@@ -144,7 +163,9 @@ pub fn run(context: &Context, args: &args::Doctor, out: &mut Output) -> Result<E
     })
 }
 
-fn print(report: &DoctorReport, verbose: bool, out: &mut Output) -> Result<(), CliError> {
+/// # Errors
+/// When nobody reads the output any more.
+pub fn print(report: &DoctorReport, verbose: bool, out: &mut Output) -> Result<(), CliError> {
     let mut category = "";
     for check in &report.checks {
         if check.category != category {

@@ -135,7 +135,11 @@ fn user_id(name: &str) -> Option<u32> {
     })
 }
 
-fn ask_aws(loaded: &Loaded, progress: &Progress) -> Result<Aws, CliError> {
+/// Ask AWS about everything that the configuration names. Changes nothing: permissions are asked with DryRun.
+///
+/// # Errors
+/// When the system refuses a runtime.
+pub fn ask_aws(loaded: &Loaded, progress: &Progress) -> Result<Aws, CliError> {
     let catalog = ec2(loaded);
     block_on(async {
         let mut aws = Aws::default();
