@@ -436,7 +436,9 @@ impl Region {
     pub(super) fn close_fleet_if_empty(&mut self, fleet_id: &str) {
         let Some(fleet) = self.fleet(fleet_id) else { return };
         let deleting = matches!(fleet.state, FleetState::DeletedRunning | FleetState::DeletedTerminating);
-        if deleting && fleet.unended == 0 {
+        if fleet.kind == FleetType::Instant && fleet.unended == 0 && fleet.ended.is_none() && !deleting {
+            self.bury_fleet(fleet_id);
+        } else if deleting && fleet.unended == 0 {
             self.change_fleet_state(fleet_id, FleetState::Deleted);
             self.bury_fleet(fleet_id);
         }

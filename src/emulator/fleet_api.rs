@@ -342,6 +342,7 @@ impl Region {
                     }
                     return Err(error);
                 }
+                region.close_fleet_if_empty(&id);
             } else {
                 region.note(&id, "fleetRequestChange", "submitted", String::new(), None);
                 region

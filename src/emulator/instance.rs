@@ -323,8 +323,11 @@ impl Region {
     }
 
     pub(super) fn forget(&mut self, id: &str) {
-        if self.instances.remove(id).is_some() {
+        if let Some(instance) = self.instances.remove(id) {
             self.tags.remove(id);
+            if let Some(request) = &instance.spot_request {
+                self.forget_spot_request(request);
+            }
         }
     }
 

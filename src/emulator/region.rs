@@ -66,9 +66,14 @@ pub(super) enum Event {
     InterfaceStep { interface: String },
 }
 
+/// A client token is remembered at least this long.
+const REPLAY_LIFE: Millis = 48 * super::time::HOUR;
+const REPLAYS_BEFORE_PRUNING: usize = 10_000;
+
 /// What a client token was used for.
 #[derive(Debug)]
 pub(super) struct Replay {
+    pub at: Millis,
     pub fingerprint: u64,
     pub result: String,
 }
@@ -288,7 +293,11 @@ impl Region {
             ));
         }
         let result = make(self)?;
-        self.replays.insert(key, Replay { fingerprint, result: result.clone() });
+        let at = self.now;
+        if self.replays.len() >= REPLAYS_BEFORE_PRUNING {
+            self.replays.retain(|_, replay| replay.at + REPLAY_LIFE > at);
+        }
+        self.replays.insert(key, Replay { at, fingerprint, result: result.clone() });
         Ok(result)
     }
 }

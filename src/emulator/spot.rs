@@ -73,7 +73,12 @@ impl Region {
     pub(super) fn open_spot_request(&mut self, launch: &Launch, instance: &str, zone: &str) -> String {
         self.serial += 1;
         let serial = self.serial;
-        let id = format!("sir-{}{:05x}", super::region::hex(&mut self.rng, 3), serial & 0xf_ffff);
+        let id = loop {
+            let id = format!("sir-{}", super::region::hex(&mut self.rng, 8));
+            if !self.spot_index.contains_key(&id) {
+                break id;
+            }
+        };
         let tags = launch.data.tags_for("spot-instances-request");
         if !tags.is_empty() {
             self.tags.insert(id.clone(), tags);
@@ -120,6 +125,16 @@ impl Region {
             if request.state != "cancelled" {
                 request.state = "closed";
             }
+        }
+    }
+
+    /// The instance of a request is forgotten, and an ended request with it.
+    pub(super) fn forget_spot_request(&mut self, id: &str) {
+        if self.spot_request(id).is_some_and(|request| matches!(request.state, "closed" | "cancelled"))
+            && let Some(key) = self.spot_index.remove(id)
+        {
+            self.spot_requests.remove(&key);
+            self.tags.remove(id);
         }
     }
 

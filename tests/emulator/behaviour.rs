@@ -133,3 +133,24 @@ fn calls_are_counted_since_a_mark() {
     let errors: Vec<_> = account.world.log(mark).map(|entry| entry.error.clone()).collect();
     assert_eq!(errors, [None, Some("InvalidSubnetID.NotFound".to_owned())]);
 }
+
+#[test]
+fn what_has_ended_is_forgotten_in_time() {
+    let mut account = Account::with("{}");
+    let template = account.template(&[]);
+    let token = ("ClientToken", "token");
+    let made = account.fleet("instant", &template, &["subnet-aaaa"], 2, &[SPOT, token]);
+    let fleet = texts(&made, "fleetId").remove(0);
+    account.pass(10);
+    let ids = texts(&account.ok("DescribeInstances", &[]), "instanceId");
+    account.ok("TerminateInstances", &[("InstanceId.1", &ids[0]), ("InstanceId.2", &ids[1])]);
+    account.pass(600);
+    let ask = [("FleetId.1", fleet.as_str())];
+    assert_eq!(texts(&account.ok("DescribeFleets", &ask), "fleetId"), [fleet.clone()]);
+    assert_eq!(texts(&account.ok("DescribeSpotInstanceRequests", &[]), "spotInstanceRequestId").len(), 2);
+    account.pass(2 * 3600);
+    assert_eq!(texts(&account.ok("DescribeSpotInstanceRequests", &[]), "spotInstanceRequestId").len(), 0);
+    assert_eq!(account.fail("DescribeInstances", &[("InstanceId.1", &ids[0])]), "InvalidInstanceID.NotFound");
+    account.pass(48 * 3600);
+    assert_eq!(account.fail("DescribeFleets", &ask), "InvalidFleetId.NotFound");
+}
