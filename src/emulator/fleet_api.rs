@@ -662,7 +662,7 @@ impl Region {
 
     fn write_fleet(&self, xml: &mut Xml, fleet: &Fleet) {
         xml.maybe("activityStatus", self.activity(fleet));
-        xml.text("createTime", &iso(fleet.created));
+        xml.time("createTime", fleet.created);
         xml.text("fleetId", &fleet.id);
         xml.text("fleetState", fleet.state.name());
         if !fleet.client_token.is_empty() {
@@ -814,15 +814,15 @@ impl Region {
                 xml.maybe("instanceId", record.instance.as_ref());
             });
             xml.text("eventType", record.event_type);
-            xml.text("timestamp", &iso(record.at));
+            xml.time("timestamp", record.at);
         });
         // lastEvaluatedTime is given only when nothing is left to read (API_DescribeFleetHistory).
         if token.is_none() {
-            xml.text("lastEvaluatedTime", &iso(last.max(start)));
+            xml.time("lastEvaluatedTime", last.max(start));
         }
         xml.maybe("nextToken", token);
         xml.text("fleetId", id);
-        xml.text("startTime", &iso(start));
+        xml.time("startTime", start);
         Ok(())
     }
 }

@@ -7,7 +7,6 @@ use super::instance::State;
 use super::instance_describe::write_metadata_options;
 use super::query::Node;
 use super::region::Region;
-use super::time::iso;
 use super::xml::Xml;
 
 impl Region {
@@ -141,7 +140,7 @@ impl Region {
                         xml.node("ebs", |xml| {
                             xml.text("volumeId", id);
                             xml.text("status", attachment.state);
-                            xml.text("attachTime", &iso(attachment.since));
+                            xml.time("attachTime", attachment.since);
                             xml.put("deleteOnTermination", attachment.delete_on_termination);
                         });
                     }
@@ -188,7 +187,7 @@ impl Region {
             return Err(ApiError::instance_not_found(&[id]));
         };
         xml.text("instanceId", id);
-        xml.text("timestamp", &iso(self.now));
+        xml.time("timestamp", self.now);
         let text = match (instance.state, instance.impaired) {
             (State::Pending, _) => String::new(),
             (_, Some(_)) => {

@@ -197,7 +197,7 @@ impl Region {
         xml.put("amiLaunchIndex", instance.launch_index);
         xml.text("productCodes", "");
         xml.text("instanceType", instance.facts.name);
-        xml.text("launchTime", &iso(instance.launched));
+        xml.time("launchTime", instance.launched);
         xml.node("placement", |xml| {
             xml.text("availabilityZone", &instance.zone);
             xml.text("availabilityZoneId", &instance.zone_id);
@@ -235,7 +235,7 @@ impl Region {
                 xml.node("ebs", |xml| {
                     xml.text("volumeId", id);
                     xml.text("status", attachment.state);
-                    xml.text("attachTime", &iso(attachment.since));
+                    xml.time("attachTime", attachment.since);
                     xml.put("deleteOnTermination", attachment.delete_on_termination);
                 });
             }
@@ -288,7 +288,7 @@ impl Region {
         });
         xml.text("platformDetails", "Linux/UNIX");
         xml.text("usageOperation", "RunInstances");
-        xml.text("usageOperationUpdateTime", &iso(instance.first_launched));
+        xml.time("usageOperationUpdateTime", instance.first_launched);
         xml.node("maintenanceOptions", |xml| {
             xml.text("autoRecovery", instance.data.auto_recovery.as_deref().unwrap_or("default"));
         });
@@ -312,7 +312,7 @@ impl Region {
                 xml.text("attachmentId", &interface.attachment_id);
                 xml.text("deviceIndex", &attachment.device);
                 xml.text("status", attachment.state);
-                xml.text("attachTime", &iso(attachment.since));
+                xml.time("attachTime", attachment.since);
                 xml.put("deleteOnTermination", attachment.delete_on_termination);
                 xml.put("networkCardIndex", interface.network_card);
             });
@@ -400,8 +400,8 @@ impl Region {
                     xml.text("instanceEventId", &event.id);
                     xml.text("code", &event.code);
                     xml.text("description", &event.description());
-                    xml.text("notBefore", &iso(event.not_before));
-                    xml.text("notAfter", &iso(event.not_after));
+                    xml.time("notBefore", event.not_before);
+                    xml.time("notAfter", event.not_after);
                 });
             }
             write_state(xml, "instanceState", instance.state);

@@ -391,7 +391,7 @@ impl Region {
                 xml.text("deviceIndex", &attachment.device);
                 xml.put("networkCardIndex", interface.network_card);
                 xml.text("status", attachment.state);
-                xml.text("attachTime", &iso(attachment.since));
+                xml.time("attachTime", attachment.since);
                 xml.put("deleteOnTermination", attachment.delete_on_termination);
             });
         }

@@ -302,11 +302,11 @@ impl Region {
         xml.put("ebsOptimized", false);
         xml.put("ephemeralStorage", false);
         xml.text("state", state);
-        xml.text("startDate", &iso(reservation.created));
+        xml.time("startDate", reservation.created);
         xml.maybe("endDate", reservation.end.map(iso));
         xml.text("endDateType", if reservation.end.is_some() { "limited" } else { "unlimited" });
         xml.text("instanceMatchCriteria", if reservation.targeted { "targeted" } else { "open" });
-        xml.text("createDate", &iso(reservation.created));
+        xml.time("createDate", reservation.created);
         write_tags(xml, self.tags_of(&reservation.id));
     }
 

@@ -446,7 +446,7 @@ impl Region {
         xml.text("state", request.state);
         xml.node("status", |xml| {
             xml.text("code", request.status);
-            xml.text("updateTime", &iso(request.updated));
+            xml.time("updateTime", request.updated);
             xml.text("message", status_message(request.status));
         });
         xml.node("launchSpecification", |xml| {
@@ -458,7 +458,7 @@ impl Region {
             xml.node("monitoring", |xml| xml.put("enabled", false));
         });
         xml.maybe("instanceId", request.instance.as_ref());
-        xml.text("createTime", &iso(request.created));
+        xml.time("createTime", request.created);
         xml.text("productDescription", "Linux/UNIX");
         xml.text("launchedAvailabilityZone", &request.zone);
         xml.maybe("validUntil", request.valid_until.map(iso));
@@ -557,7 +557,7 @@ impl Region {
             xml.text("instanceType", key.instance_type);
             xml.text("productDescription", "Linux/UNIX");
             xml.text("spotPrice", &price);
-            xml.text("timestamp", &iso(start));
+            xml.time("timestamp", start);
         });
         // EC2 sends an empty token on the last page of this action.
         xml.text("nextToken", token.as_deref().unwrap_or_default());

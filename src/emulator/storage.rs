@@ -298,7 +298,7 @@ impl Region {
         xml.text("snapshotId", volume.snapshot.as_deref().unwrap_or_default());
         xml.text("availabilityZone", &volume.zone);
         xml.text("status", volume.state());
-        xml.text("createTime", &iso(volume.created));
+        xml.time("createTime", volume.created);
         xml.set("attachmentSet", &volume.attachment, |xml, attachment| {
             write_attachment(xml, &volume.id, attachment);
             xml.put("deleteOnTermination", attachment.delete_on_termination);
@@ -323,5 +323,5 @@ fn write_attachment(xml: &mut Xml, volume: &str, attachment: &Attachment) {
     xml.text("instanceId", &attachment.instance);
     xml.text("device", &attachment.device);
     xml.text("status", attachment.state);
-    xml.text("attachTime", &iso(attachment.since));
+    xml.time("attachTime", attachment.since);
 }

@@ -376,7 +376,7 @@ impl Region {
     fn write_template(&self, xml: &mut Xml, template: &Template) {
         xml.text("launchTemplateId", &template.id);
         xml.text("launchTemplateName", &template.name);
-        xml.text("createTime", &iso(template.created));
+        xml.time("createTime", template.created);
         xml.text("createdBy", &self.creator());
         xml.put("defaultVersionNumber", template.default_version);
         xml.put("latestVersionNumber", template.latest_version);
@@ -388,7 +388,7 @@ impl Region {
         xml.text("launchTemplateName", &template.name);
         xml.put("versionNumber", version.number);
         xml.maybe("versionDescription", version.description.as_ref());
-        xml.text("createTime", &iso(version.created));
+        xml.time("createTime", version.created);
         xml.text("createdBy", &self.creator());
         xml.put("defaultVersion", version.number == template.default_version);
         xml.node("launchTemplateData", |xml| version.data.write(xml));

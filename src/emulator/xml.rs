@@ -5,11 +5,15 @@ use std::fmt::{Display, Write as _};
 
 use quick_xml::escape::escape;
 
+use super::time::{Millis, iso};
+
 /// An XML fragment under construction. Elements appear in the order of the calls.
 #[derive(Debug, Default)]
 pub struct Xml {
     out: String,
     scratch: String,
+    /// The last time written and its text: one instance shows the same moment many times.
+    moment: Option<(Millis, String)>,
 }
 
 impl Xml {
@@ -47,6 +51,16 @@ impl Xml {
         write!(scratch, "{value}").expect("writing to a String cannot fail");
         self.text(name, &scratch);
         self.scratch = scratch;
+    }
+
+    /// An element of a time.
+    pub fn time(&mut self, name: &str, at: Millis) {
+        let text = match self.moment.take() {
+            Some((last, text)) if last == at => text,
+            _ => iso(at),
+        };
+        self.text(name, &text);
+        self.moment = Some((at, text));
     }
 
     /// The element, unless there is no value.
@@ -105,11 +119,13 @@ mod tests {
             xml.text("key", "a<b&\"c\"");
             xml.put("number", 7);
             xml.maybe::<u8>("absent", None);
+            xml.time("first", 1_700_000_000_123);
+            xml.time("second", 1_700_000_000_124);
         });
         xml.texts("ids", ["x", "y"]);
         assert_eq!(
             xml.finish(),
-            "<tag><key>a&lt;b&amp;&quot;c&quot;</key><number>7</number></tag>\
+            "<tag><key>a&lt;b&amp;&quot;c&quot;</key><number>7</number><first>2023-11-14T22:13:20.123Z</first><second>2023-11-14T22:13:20.124Z</second></tag>\
              <ids><item>x</item><item>y</item></ids>"
         );
     }
