@@ -2,6 +2,7 @@
 //! End to end: a real slurmctld, real slurmds, munge, the plugin and the programs, with ec2-emulator in Amazon's place.
 
 mod flow;
+mod hibernation;
 mod rig;
 mod rig_itself;
 mod survival;

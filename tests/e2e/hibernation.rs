@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Spot nodes that EC2 hibernates: their slurmds and steps are really frozen, and their jobs outlive it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::flow::our_errors;
+use super::rig::cluster::{Cluster, Options};
+use super::rig::slurm::{Record, base_state, has_state};
+use super::rig::wait;
+
+/// SlurmdTimeout of these clusters, seconds; every sleep is longer.
+const SLURMD_TIMEOUT: u32 = 30;
+
+fn options(nodes: u32, keep_responding: bool) -> Options {
+    Options {
+        nodes,
+        suspend_time: 600,
+        slurmd_timeout: SLURMD_TIMEOUT,
+        group: json!({
+            "SpotOptions": {"InstanceInterruptionBehavior": "hibernate"},
+            "FleetScope": "node",
+            "KeepResponding": keep_responding,
+        }),
+        ..Options::default()
+    }
+}
+
+/// A job that counts seconds of its own life: frozen, it does not count.
+fn counting_job(
+    cluster: &Cluster,
+    seconds: u32,
+    limit_minutes: u32,
+    number: usize,
+) -> (u32, std::path::PathBuf) {
+    let output = cluster.scratch.path().join(format!("count-{number}.out"));
+    let script =
+        format!("for i in $(seq {seconds}); do sleep 1; done; echo counted {seconds} on $SLURMD_NODENAME");
+    let job = cluster
+        .slurm
+        .sbatch(
+            &[
+                "-N1",
+                "--exclusive",
+                "--requeue",
+                "-t",
+                &limit_minutes.to_string(),
+                "-o",
+                &output.display().to_string(),
+            ],
+            &script,
+        )
+        .unwrap();
+    (job, output)
+}
+
+fn wait_for_state(cluster: &Cluster, job: u32, wanted: &str) -> Record {
+    wait::until(&format!("job {job} to be {wanted}"), || {
+        let record = cluster.slurm.job(job)?;
+        Ok((record["JobState"] == wanted).then_some(record))
+    })
+    .unwrap()
+}
+
+fn hibernate_all(cluster: &Cluster) {
+    cluster.emulator.command(&json!({"interrupt": {}})).unwrap();
+}
+
+fn resume_all(cluster: &Cluster) {
+    cluster.emulator.command(&json!({"resume": {}})).unwrap();
+}
+
+fn sleep(seconds: u64) {
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < until {
+        wait::check_interrupted().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn asleep(cluster: &Cluster) -> usize {
+    cluster
+        .ec2fleet(&["nodes", "--json"])
+        .ok()
+        .and_then(|text| serde_json::from_str::<Value>(&text).ok())
+        .and_then(|report| {
+            Some(report["nodes"].as_array()?.iter().filter(|node| node["phase"] == "asleep").count())
+        })
+        .unwrap_or(0)
+}
+
+#[test]
+fn jobs_outlive_two_hibernations_without_requeue() {
+    const JOBS: usize = 6;
+    let mut cluster = Cluster::start(&options(u32::try_from(JOBS).unwrap(), true)).unwrap();
+    let jobs: Vec<_> = (0..JOBS).map(|number| counting_job(&cluster, 40, 10, number)).collect();
+    for (job, _) in &jobs {
+        wait_for_state(&cluster, *job, "RUNNING");
+    }
+    for round in 0..2 {
+        hibernate_all(&cluster);
+        wait::until("every node to be seen asleep", || Ok((asleep(&cluster) == JOBS).then_some(()))).unwrap();
+        sleep(u64::from(SLURMD_TIMEOUT) * 2 + 10);
+        if round == 1 {
+            // A controller that is killed and restarted while they sleep makes no difference.
+            cluster.slurm.kill();
+            cluster.slurm.start().unwrap();
+            cluster.wait_for_plugin().unwrap();
+            sleep(u64::from(SLURMD_TIMEOUT) + 15);
+        }
+        resume_all(&cluster);
+        wait::until("every node to be awake", || Ok((asleep(&cluster) == 0).then_some(()))).unwrap();
+        sleep(5);
+    }
+    for (job, output) in &jobs {
+        let end = cluster.slurm.wait_for_job(*job).unwrap();
+        assert_eq!((end["JobState"].as_str(), end["Restarts"].as_str()), ("COMPLETED", "0"), "{end:?}");
+        let text = std::fs::read_to_string(output).unwrap();
+        assert_eq!(text.matches("counted 40").count(), 1, "{text}");
+    }
+    for node in cluster.slurm.nodes().unwrap() {
+        assert!(!has_state(&node, "DRAIN") && base_state(&node) != "DOWN", "{node:?}");
+    }
+    assert_eq!(our_errors(&cluster), Vec::<String>::new());
+}
+
+#[test]
+fn without_keeping_them_responding_jobs_are_lost_and_a_dead_node_is_found_as_always() {
+    let cluster = Cluster::start(&options(2, false)).unwrap();
+    let (job, _) = counting_job(&cluster, 40, 10, 0);
+    wait_for_state(&cluster, job, "RUNNING");
+    let node = cluster.slurm.job(job).unwrap()["NodeList"].clone();
+    hibernate_all(&cluster);
+    wait::until("slurmctld to give the node up", || {
+        let record = cluster.slurm.node(&node)?;
+        let lost =
+            cluster.slurm.job(job)?["Restarts"] != "0" || cluster.slurm.job(job)?["JobState"] != "RUNNING";
+        Ok((base_state(&record) == "DOWN" || lost).then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_killed_node_is_down_after_slurmd_timeout_although_another_sleeps() {
+    let cluster = Cluster::start(&options(2, true)).unwrap();
+    let jobs = [counting_job(&cluster, 30, 10, 0), counting_job(&cluster, 30, 10, 1)];
+    let nodes: Vec<String> =
+        jobs.iter().map(|(job, _)| wait_for_state(&cluster, *job, "RUNNING")["NodeList"].clone()).collect();
+    let bindings = cluster.bindings().unwrap();
+    let instance_of = |node: &str| bindings.iter().find(|(name, _)| name == node).unwrap().1.clone();
+    // The first sleeps; the second's machine dies without EC2 noticing.
+    cluster.emulator.command(&json!({"interrupt": {"instances": [instance_of(&nodes[0])]}})).unwrap();
+    cluster.instances.run(super::rig::instances::Verb::Freeze, &instance_of(&nodes[1]), &[]).unwrap();
+    wait::until("the dead node to be DOWN", || {
+        Ok((base_state(&cluster.slurm.node(&nodes[1])?) == "DOWN").then_some(()))
+    })
+    .unwrap();
+    sleep(u64::from(SLURMD_TIMEOUT));
+    let sleeping = cluster.slurm.node(&nodes[0]).unwrap();
+    assert_ne!(base_state(&sleeping), "DOWN", "{sleeping:?}");
+    assert_eq!(cluster.slurm.job(jobs[0].0).unwrap()["Restarts"], "0");
+    resume_all(&cluster);
+    let end = cluster.slurm.wait_for_job(jobs[0].0).unwrap();
+    assert_eq!((end["JobState"].as_str(), end["Restarts"].as_str()), ("COMPLETED", "0"), "{end:?}");
+}
+
+#[test]
+fn a_sleep_longer_than_the_time_limit_does_not_time_the_job_out() {
+    let cluster = Cluster::start(&options(1, true)).unwrap();
+    // 30 s of work, one minute of limit, more than two minutes asleep.
+    let (job, output) = counting_job(&cluster, 30, 1, 0);
+    wait_for_state(&cluster, job, "RUNNING");
+    hibernate_all(&cluster);
+    sleep(130);
+    resume_all(&cluster);
+    let end = cluster.slurm.wait_for_job(job).unwrap();
+    assert_eq!((end["JobState"].as_str(), end["Restarts"].as_str()), ("COMPLETED", "0"), "{end:?}");
+    assert!(std::fs::read_to_string(output).unwrap().contains("counted 30"));
+}
