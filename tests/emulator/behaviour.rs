@@ -146,7 +146,7 @@ fn what_has_ended_is_forgotten_in_time() {
     account.ok("TerminateInstances", &[("InstanceId.1", &ids[0]), ("InstanceId.2", &ids[1])]);
     account.pass(600);
     let ask = [("FleetId.1", fleet.as_str())];
-    assert_eq!(texts(&account.ok("DescribeFleets", &ask), "fleetId"), [fleet.clone()]);
+    assert_eq!(texts(&account.ok("DescribeFleets", &ask), "fleetId"), [fleet.as_str()]);
     assert_eq!(texts(&account.ok("DescribeSpotInstanceRequests", &[]), "spotInstanceRequestId").len(), 2);
     account.pass(2 * 3600);
     assert_eq!(texts(&account.ok("DescribeSpotInstanceRequests", &[]), "spotInstanceRequestId").len(), 0);
