@@ -8,20 +8,21 @@ use super::context::Context;
 use super::error::{CliError, ErrorKind};
 use super::output::Output;
 use super::survey::{self, Survey};
-use crate::cloud::ec2::{Ec2, Ec2Options};
+use crate::cloud::ec2::Ec2;
 use crate::config::Loaded;
+use crate::runtime::setup;
 
 /// EC2 as config.json says.
 #[must_use]
 pub fn ec2(loaded: &Loaded) -> Ec2 {
-    let endpoint_url = loaded.program.endpoint_url.clone();
+    let mut options = setup::ec2_options(&loaded.program);
     // What answers for EC2 on this machine is no Amazon, and Amazon must not be asked for the rest.
     let here = ["127.", "localhost", "[::1]"];
-    let sts_endpoint_url = endpoint_url.clone().filter(|url| {
+    options.sts_endpoint_url = options.endpoint_url.clone().filter(|url| {
         let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
         here.iter().any(|name| host.starts_with(name))
     });
-    Ec2::new(Ec2Options { endpoint_url, sts_endpoint_url, ..Ec2Options::default() })
+    Ec2::new(options)
 }
 
 /// Run a future to its end.

@@ -10,8 +10,8 @@ use super::active::{Active, EVENTS, SlurmPort};
 use super::clock::Clock;
 use super::driver::Driver;
 use super::places;
-use crate::cloud::ec2::{Ec2, Ec2Options};
-use crate::config::{self, ConfigErrors, Loaded, LogFormat, LogLevel, SlurmFacts};
+use crate::cloud::ec2::{Ec2, Ec2Options, SharedFiles};
+use crate::config::{self, ConfigErrors, Loaded, LogFormat, LogLevel, ProgramSettings, SlurmFacts};
 use crate::core::engine::{EngineOptions, PowerSource};
 use crate::core::event::Event;
 use crate::core::fact::{Fact, FactKind};
@@ -92,6 +92,27 @@ pub fn take_fence(state_dir: &Path, who: &str) -> Result<Fence, SetupError> {
     }
 }
 
+/// EC2 as config.json says.
+#[must_use]
+pub fn ec2_options(program: &ProgramSettings) -> Ec2Options {
+    // An emulator on plain HTTP must not be given anybody's credentials.
+    let emulated = program.endpoint_url.as_deref().is_some_and(|url| url.starts_with("http://"));
+    let profile_files = if emulated { None } else { profile_files() };
+    Ec2Options { endpoint_url: program.endpoint_url.clone(), profile_files, ..Ec2Options::default() }
+}
+
+/// The AWS configuration files of a process without HOME: slurmctld runs ResumeProgram and its like so, and the SDK
+/// then finds no profile.
+fn profile_files() -> Option<SharedFiles> {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if ["HOME", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"].into_iter().any(set) {
+        return None;
+    }
+    // By the user's entry in passwd(5).
+    let dir = std::env::home_dir()?.join(".aws");
+    dir.is_dir().then(|| SharedFiles { config: dir.join("config"), credentials: dir.join("credentials") })
+}
+
 /// Everything that acts, under a fence that is held.
 ///
 /// # Errors
@@ -108,10 +129,7 @@ pub fn activate(
         Journal::open(FileStorage::new(&configured.state_dir), &site.cluster)?;
     let options = EngineOptions { source, nonce: nonce()?, seed: fastrand::u64(..) };
     let driver = Driver::new(journal, state, Arc::clone(&site), options, clock.now());
-    let cloud = Ec2::new(Ec2Options {
-        endpoint_url: configured.loaded.program.endpoint_url.clone(),
-        ..Ec2Options::default()
-    });
+    let cloud = Ec2::new(ec2_options(&configured.loaded.program));
     let (events, inbox) = mpsc::channel(EVENTS);
     let mut active = Active {
         driver,
