@@ -157,7 +157,7 @@ impl<S: Storage> Active<S> {
         match &self.slurm {
             SlurmPort::InProcess(host) => {
                 let refusal = busy(&request);
-                if !host.send(HostCommand::Slurm { call, request }) {
+                if !host.send(HostCommand::Slurm { call, request, asker: host.shared.asker() }) {
                     tokio::spawn(async move {
                         let _ = events.send(Event::SlurmAnswered { call, result: Err(refusal) }).await;
                     });

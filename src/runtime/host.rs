@@ -29,7 +29,7 @@ const COMMANDS: usize = 1_024;
 /// What the thread is asked to do.
 #[derive(Debug)]
 pub enum HostCommand {
-    Slurm { call: CallId, request: SlurmRequest },
+    Slurm { call: CallId, request: SlurmRequest, asker: u64 },
     ReadPower,
     Log { level: HostLogLevel, message: String },
 }
@@ -47,13 +47,24 @@ pub struct Shared {
     /// Where events go while the plugin is active.
     events: Mutex<Option<mpsc::Sender<Event>>>,
     full_wanted: AtomicBool,
+    /// How many engines have ended: what an earlier one asked is not answered to a later one.
+    ended: AtomicU64,
 }
 
 impl Shared {
     /// Begin to watch, with a full reading first; `None` ends it.
     pub fn watch(&self, events: Option<mpsc::Sender<Event>>) {
         self.full_wanted.store(true, Ordering::SeqCst);
+        if events.is_none() {
+            self.ended.fetch_add(1, Ordering::SeqCst);
+        }
         *self.events.lock().unwrap_or_else(PoisonError::into_inner) = events;
+    }
+
+    /// Names the engine that asks now.
+    #[must_use]
+    pub fn asker(&self) -> u64 {
+        self.ended.load(Ordering::SeqCst)
     }
 
     #[must_use]
@@ -106,12 +117,10 @@ pub fn run(controller: &mut dyn Controller, commands: &Receiver<HostCommand>, sh
         }
         shared.primary.store(controller.is_primary(), Ordering::SeqCst);
         let events = shared.events.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match events {
-            Some(events) => {
-                watch.pay(&events);
-                watch.scan(controller, shared, &events);
-            }
-            None => watch.owed.clear(),
+        // Without a receiver answers wait: a new engine asks before it listens.
+        if let Some(events) = events {
+            watch.pay(shared, &events);
+            watch.scan(controller, shared, &events);
         }
     }
 }
@@ -125,15 +134,15 @@ struct Watch {
     overflowed: bool,
     read_now: bool,
     /// Answers that found the queue full. They are bounded by the calls that the engine has open.
-    owed: VecDeque<Event>,
+    owed: VecDeque<(u64, Event)>,
 }
 
 impl Watch {
     fn obey(&mut self, controller: &mut dyn Controller, command: HostCommand) {
         match command {
-            HostCommand::Slurm { call, request } => {
+            HostCommand::Slurm { call, request, asker } => {
                 let result = answer(controller, &request);
-                self.owed.push_back(Event::SlurmAnswered { call, result });
+                self.owed.push_back((asker, Event::SlurmAnswered { call, result }));
             }
             HostCommand::ReadPower => self.read_now = true,
             HostCommand::Log { level, message } => controller.log(level, &message),
@@ -141,10 +150,13 @@ impl Watch {
     }
 
     /// Hand answers over in order; what does not fit waits.
-    fn pay(&mut self, events: &mpsc::Sender<Event>) {
-        while let Some(event) = self.owed.pop_front() {
+    fn pay(&mut self, shared: &Shared, events: &mpsc::Sender<Event>) {
+        while let Some((asker, event)) = self.owed.pop_front() {
+            if asker != shared.asker() {
+                continue;
+            }
             if let Err(mpsc::error::TrySendError::Full(event)) = events.try_send(event) {
-                self.owed.push_front(event);
+                self.owed.push_front((asker, event));
                 return;
             }
         }
@@ -235,5 +247,24 @@ mod tests {
         };
         assert_eq!(longest(1_000, 4_000), 20);
         assert_eq!(longest(5_000, 10_000), 200);
+    }
+
+    #[test]
+    fn an_answer_waits_for_the_engine_that_asked_and_for_no_other() {
+        let shared = Shared::default();
+        let mut watch = Watch::default();
+        let (events, mut inbox) = mpsc::channel(8);
+        let answered = |call| Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) };
+        watch.owed.push_back((shared.asker(), answered(1)));
+        // The engine listens only now.
+        watch.pay(&shared, &events);
+        assert!(matches!(inbox.try_recv(), Ok(Event::SlurmAnswered { call: 1, .. })));
+
+        watch.owed.push_back((shared.asker(), answered(2)));
+        shared.watch(None);
+        watch.owed.push_back((shared.asker(), answered(3)));
+        watch.pay(&shared, &events);
+        assert!(matches!(inbox.try_recv(), Ok(Event::SlurmAnswered { call: 3, .. })));
+        assert!(inbox.try_recv().is_err());
     }
 }
