@@ -89,13 +89,19 @@ int32_t update_nodes(void *context, const struct ec2fleet_node_update *updates, 
 
 	if (!enter_locked(run, update_node_locks))
 		return EC2FLEET_CLOSED;
+	if (!in_control(run)) {
+		leave_locked(run, update_node_locks);
+		return EC2FLEET_NOT_READY;
+	}
 	while (done < count && (status = update_one(&updates[done])) == EC2FLEET_OK)
 		done++;
-	slurmctld.unlock_slurmctld(update_node_locks);
+	leave_locked(run, update_node_locks);
 	/* As slurmctld does after the same request by scontrol. Both take their own locks. */
-	slurmctld.schedule_node_save();
-	slurmctld.queue_job_scheduler();
-	leave(run);
+	if (enter(run)) {
+		slurmctld.schedule_node_save();
+		slurmctld.queue_job_scheduler();
+		leave(run);
+	}
 	if (applied)
 		*applied = done;
 	return status;

@@ -25,7 +25,7 @@ enum ec2fleet_status {
 	EC2FLEET_OK = 0,
 	EC2FLEET_UNSUPPORTED = -1,	/* this slurmctld has no such function or field */
 	EC2FLEET_CLOSED = -2,		/* the plugin has been stopped: make no further call */
-	EC2FLEET_NOT_READY = -3,	/* slurmctld has not built its node table yet */
+	EC2FLEET_NOT_READY = -3,	/* no node table yet, or for an update: not in control */
 	EC2FLEET_INVALID = -4,		/* a null pointer or a value outside its set */
 	EC2FLEET_ABI_MISMATCH = -5,	/* shim and library are of different builds */
 	EC2FLEET_ALREADY_STARTED = -6,
@@ -204,7 +204,8 @@ struct ec2fleet_host {
 
 	/*
 	 * Apply `count` updates in order under one hold of the job, node and partition write locks. Stops at the
-	 * first that slurmctld refuses, whose error number is the result; `*applied` counts those before it.
+	 * first that slurmctld refuses, whose error number is the result; `*applied` counts those before it. Changes
+	 * nothing while in_control is 0: the state may have been handed over already.
 	 */
 	int32_t (*update_nodes)(void *context, const struct ec2fleet_node_update *updates, uint32_t count,
 				uint32_t *applied);

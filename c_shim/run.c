@@ -26,10 +26,15 @@ void leave(struct run *run)
 	atomic_store(&run->in_call, false);
 }
 
+/*
+ * slurmctld does not save its state when it ends while a lock is held ("Can not save state"). Before it looks, it waits
+ * for the threads that it counts as serving a request, so a holder of locks counts as one.
+ */
 bool enter_locked(struct run *run, struct lock_levels levels)
 {
 	if (!enter(run))
 		return false;
+	slurmctld.server_thread_incr();
 	slurmctld.lock_slurmctld(levels);
 	if (!atomic_load(&run->closed))
 		return true;
@@ -40,6 +45,7 @@ bool enter_locked(struct run *run, struct lock_levels levels)
 void leave_locked(struct run *run, struct lock_levels levels)
 {
 	slurmctld.unlock_slurmctld(levels);
+	slurmctld.server_thread_decr();
 	leave(run);
 }
 
@@ -50,7 +56,7 @@ int32_t status_of(int result)
 	return errno > 0 ? errno : EIO;
 }
 
-static int32_t in_control(void *context)
+int32_t in_control(void *context)
 {
 	struct run *run = context;
 

@@ -51,6 +51,8 @@ void leave(struct run *run);
 bool enter_locked(struct run *run, struct lock_levels levels);
 void leave_locked(struct run *run, struct lock_levels levels);
 
+int32_t in_control(void *context);
+
 /* Status of a client function of Slurm, which gives its error number through errno. */
 int32_t status_of(int result);
 

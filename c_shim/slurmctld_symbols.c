@@ -28,6 +28,8 @@ static const struct wanted wanted[] = {
 	SLURMCTLD(update_node),
 	SLURMCTLD(schedule_node_save),
 	SLURMCTLD(queue_job_scheduler),
+	SLURMCTLD(server_thread_incr),
+	SLURMCTLD(server_thread_decr),
 	SLURMCTLD(node_did_resp, NULL, true),
 	SLURMCTLD(job_time_limit, NULL, true),
 	LIBSLURM(bit_copy),

@@ -47,6 +47,8 @@ struct slurmctld_symbols {
 	int (*update_node)(update_node_msg_t *message, uid_t auth_uid);
 	void (*schedule_node_save)(void);
 	void (*queue_job_scheduler)(void);
+	void (*server_thread_incr)(void);
+	void (*server_thread_decr)(void);
 	void (*node_did_resp)(char *name);	/* optional */
 	void (*job_time_limit)(void);		/* optional */
 

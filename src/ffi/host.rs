@@ -156,7 +156,7 @@ impl Host {
             }
             abi::EC2FLEET_NOT_READY => SlurmError::Unreachable {
                 what,
-                message: "slurmctld has not built its node table yet".to_owned(),
+                message: "this slurmctld is not in control of its nodes now".to_owned(),
             },
             errno if errno >= FIRST_ANSWER => {
                 SlurmError::Refused { what, errno, message: self.text_of(errno) }

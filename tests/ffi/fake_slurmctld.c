@@ -40,8 +40,25 @@ enum { LOCK_COUNT = sizeof(slurmctld_lock_t) / sizeof(int) };
 static pthread_rwlock_t locks[LOCK_COUNT] = { [0 ... LOCK_COUNT - 1] = PTHREAD_RWLOCK_INITIALIZER };
 static __thread slurmctld_lock_t held;
 static __thread bool locked;
+/* This program takes locks too. */
+static __thread bool own_lock;
 static atomic_ulong lock_count, plugin_lock_count;
 static pthread_t main_thread;
+/* slurmctld waits for these before it looks whether a lock is held. */
+static __thread int server_threads;
+
+void server_thread_incr(void);
+void server_thread_incr(void)
+{
+	server_threads++;
+}
+
+void server_thread_decr(void);
+void server_thread_decr(void)
+{
+	CHECK(server_threads > 0);
+	server_threads--;
+}
 static atomic_int waiting;
 
 void lock_slurmctld(slurmctld_lock_t levels);
@@ -49,7 +66,7 @@ void lock_slurmctld(slurmctld_lock_t levels)
 {
 	const int *level = (const int *)&levels;
 
-	CHECK(!locked);
+	CHECK(!locked && (server_threads == 1 || own_lock));
 	atomic_fetch_add(&waiting, 1);
 	for (int i = 0; i < LOCK_COUNT; i++) {
 		CHECK(level[i] >= NONE && level[i] <= WRITE);
@@ -71,7 +88,7 @@ void unlock_slurmctld(slurmctld_lock_t levels)
 {
 	const int *level = (const int *)&levels;
 
-	CHECK(locked && !memcmp(&held, &levels, sizeof(held)));
+	CHECK(locked && !memcmp(&held, &levels, sizeof(held)) && (server_threads == 1 || own_lock));
 	for (int i = LOCK_COUNT - 1; i >= 0; i--)
 		if (level[i] != NONE)
 			pthread_rwlock_unlock(&locks[i]);
@@ -321,7 +338,8 @@ static int call_error;
 
 static int answer(void)
 {
-	CHECK(!locked);
+	/* Nor must slurmctld wait for a thread that waits for an answer of slurmctld. */
+	CHECK(!locked && !server_threads);
 	if (!call_error)
 		return SLURM_SUCCESS;
 	errno = call_error;
@@ -604,7 +622,7 @@ static struct ec2fleet_power read_power(uint32_t full)
 
 	memset(&power, 0xff, sizeof(power));
 	CHECK(host->read_power(host->context, full, &power) == EC2FLEET_OK);
-	CHECK(atomic_load(&lock_count) == locks_before + 1 && !locked);
+	CHECK(atomic_load(&lock_count) == locks_before + 1 && !locked && !server_threads);
 	CHECK(power.last_node_update == last_node_update);
 	CHECK(power.lock_held_ns < 10000000000ull && power.lock_wait_ns < 10000000000ull);
 	return power;
@@ -732,6 +750,12 @@ static void check_updates(void)
 	CHECK(host->update_nodes(host->context, two, 2, &applied) == EC2FLEET_INVALID && updates == 0);
 	CHECK(host->update_nodes(host->context, NULL, 1, &applied) == EC2FLEET_INVALID);
 	forget_updates();
+
+	power_save_started = false;
+	two[0].node_names = "cpu-a-1", two[0].state = EC2FLEET_STATE_KEEP;
+	CHECK(host->update_nodes(host->context, two, 2, &applied) == EC2FLEET_NOT_READY && applied == 0);
+	CHECK(updates == 0 && !locked && !server_threads);
+	power_save_started = true;
 
 	struct ec2fleet_node_update instance = { .node_names = "cpu-a-1", .instance_id = "i-1",
 						 .instance_type = "c5.large" };
@@ -985,6 +1009,7 @@ static void stop_with_locks_held(void)
 	build_nodes(10);
 	start_plugin();
 	first = host;
+	own_lock = true;
 	lock_slurmctld(all);
 	CHECK(pthread_create(&stuck_thread, NULL, stuck, (void *)first) == 0);
 	while (!atomic_load(&waiting))
@@ -993,6 +1018,7 @@ static void stop_with_locks_held(void)
 	start_plugin();
 	CHECK(atomic_load(&starts) == 2 && host != first && !atomic_load(&stuck_thread_done));
 	unlock_slurmctld(all);
+	own_lock = false;
 	CHECK(pthread_join(stuck_thread, NULL) == 0 && stuck_status == EC2FLEET_CLOSED);
 	stuck_thread = 0;
 	/* The first table is dead and the second alive. */
@@ -1058,11 +1084,13 @@ static void library(int rounds)
 		for (int i = 0; i < 64; i++) {
 			slurmctld_lock_t change = { .job = WRITE, .node = WRITE };
 
+			own_lock = true;
 			lock_slurmctld(change);
 			set(booting_node_bitmap, i % 16, i / 16 % 2 == 0);
 			set(POWER_BITMAP, i % 16, i / 16 % 2 == 1);
 			__atomic_fetch_add(&last_node_update, 1, __ATOMIC_SEQ_CST);
 			unlock_slurmctld(change);
+			own_lock = false;
 			usleep(1000);
 		}
 		wait_for_plugin_locks(2);
