@@ -6,3 +6,4 @@ mod hibernation;
 mod rig;
 mod rig_itself;
 mod survival;
+mod tool;
