@@ -228,6 +228,28 @@ fn becomes_slurmd_in_the_foreground_under_the_name() {
 }
 
 #[test]
+fn tells_a_slurmd_that_asks_for_it_which_instance_it_runs_on() {
+    let folder = tempfile::tempdir().unwrap();
+    program(
+        folder.path(),
+        "slurmd",
+        "#!/bin/sh\n[ \"$1\" = -h ] && echo '   --instance-id    Cloud instance ID of node.' >&2 && exit\n\
+         for a; do echo \"<$a>\"; done\n",
+    );
+    let mut values = vec![("tags/instance/ec2fleet:node", "cloud-spot-2")];
+    // Half the truth is not told.
+    let output = run(&Metadata::start(&values), Some(folder.path()), &["slurmd"], &[]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "<-N>\n<cloud-spot-2>\n<-D>\n");
+
+    values.push(("instance-type", "c5.large"));
+    let output = run(&Metadata::start(&values), Some(folder.path()), &["slurmd"], &[]);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "<-N>\n<cloud-spot-2>\n<-D>\n<--instance-id=i-0123456789abcdef0>\n<--instance-type=c5.large>\n"
+    );
+}
+
+#[test]
 fn wrong_use_is_explained() {
     let metadata = Metadata::start(&[]);
     let output = run(&metadata, None, &[], &[]);
