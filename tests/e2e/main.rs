@@ -2,7 +2,9 @@
 //! End to end: a real slurmctld, real slurmds, munge, the plugin and the programs, with ec2-emulator in Amazon's place.
 
 mod flow;
+mod ha;
 mod hibernation;
+mod releases;
 mod rig;
 mod rig_itself;
 mod survival;

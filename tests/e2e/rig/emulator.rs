@@ -162,6 +162,11 @@ impl Emulator {
         )
         .map(drop)
     }
+
+    pub fn create_tag(&self, resource: &str, key: &str, value: &str) -> Outcome<()> {
+        self.query("CreateTags", &[("ResourceId.1", resource), ("Tag.1.Key", key), ("Tag.1.Value", value)])
+            .map(drop)
+    }
 }
 
 fn agent() -> ureq::Agent {

@@ -81,3 +81,16 @@ pub fn slurm_plugins() -> Outcome<PathBuf> {
 fn existing(path: PathBuf, remedy: &str) -> Outcome<PathBuf> {
     if path.exists() { Ok(path) } else { Err(format!("{} is missing: {remedy}", path.display())) }
 }
+
+/// The installed Slurm's release: `(24, 11)`.
+pub fn slurm_release() -> Outcome<(u32, u32)> {
+    // `slurm-wlm 22.05.8`, `slurm 24.11.5`
+    let text = run(Command::new(system("slurmctld")?).arg("-V"))?;
+    text.split_whitespace()
+        .last()
+        .and_then(|version| {
+            let mut parts = version.split('.').map(str::parse);
+            Some((parts.next()?.ok()?, parts.next()?.ok()?))
+        })
+        .ok_or_else(|| format!("slurmctld -V printed {text:?}"))
+}
