@@ -18,7 +18,7 @@ PACKAGES = gcc libc6-dev libclang-dev libslurm-dev munge slurmctld slurmd slurm-
 	valgrind python3 python3-venv
 
 .DEFAULT_GOAL = build
-.PHONY: build shim demo test test-python lint bench sim deps install help
+.PHONY: build shim demo test test-python test-releases test-packages packages lint bench sim deps install help
 
 build: shim ## build everything (development profile)
 	$(CARGO) build --locked --all-targets
@@ -36,6 +36,20 @@ test: deps lint build test-python ## every check; what CI runs
 
 test-python: build
 	set -e; for suite in tests/*/run.sh; do if [ -x "$$suite" ]; then echo "== $$suite"; "$$suite"; fi; done
+
+test-releases: ## the end-to-end tests with Slurm 22.05, 24.11 and 26.05, in Debian roots of their own (as root; SUITES='trixie')
+	CARGO='$(CARGO)' tests/releases/test.sh $(SUITES)
+
+# BUILD: the folder of the built programs; the release profile is what should be packaged.
+packages: ## .deb and .rpm of what is in BUILD (target/release), with shims for the Slurm of every Debian root, into target/packages
+	packaging/build.sh '$(or $(BUILD),$(TARGET)/release)' '$(TARGET)/packages' $(SUITES)
+
+test-packages: build ## install, upgrade, remove and purge packages of the development build in clean roots of each Debian release
+	tests/releases/packages.sh '$(TARGET)/debug' $(SUITES)
+
+bench: shim ## measure and print a table; PROFILE=dev for the development build, PARTS='engine thousand' for some of it
+	$(CARGO) build --locked --profile $(or $(PROFILE),release) --lib --bins --example bench
+	$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(or $(PROFILE),release))/examples/bench $(PARTS)
 
 lint: ## formatting and clippy
 	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --check; \
