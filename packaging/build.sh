@@ -1,5 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck disable=SC2016 # for dpkg-query
 #
 # build.sh BUILD OUT [SUITE...]   .deb (and .rpm where rpmbuild is installed) of the programs in BUILD and of a shim for the
 #                                 Slurm of each Debian root (tests/releases/root.sh): bookworm trixie sid
