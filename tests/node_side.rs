@@ -256,3 +256,67 @@ fn wrong_use_is_explained() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("usage: ec2fleet-node name"));
 }
+
+/// Slurm's commands, which write down what they are called with.
+fn recording_commands(folder: &Path) {
+    for command in ["scontrol", "scancel", "squeue"] {
+        let answer = if command == "squeue" { "echo 17" } else { ":" };
+        let log = folder.join("calls").display().to_string();
+        program(folder, command, &format!("#!/bin/sh\necho \"{command} $*\" >>'{log}'\n{answer}\n"));
+    }
+}
+
+#[test]
+fn an_interruption_notice_closes_the_node_warns_the_jobs_and_gives_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    recording_commands(folder.path());
+    let metadata = Metadata::start(&[("tags/instance/ec2fleet:node", "cloud-spot-5")]).late(
+        "spot/instance-action",
+        2,
+        r#"{"action": "terminate", "time": "2026-01-01T00:00:00Z"}"#,
+    );
+    let options = [
+        ("EC2FLEET_NODE_WAIT_SEC", "60"),
+        ("EC2FLEET_WATCH_SEC", "0"),
+        ("EC2FLEET_INTERRUPTION_GRACE_SEC", "0"),
+        ("EC2FLEET_INTERRUPTION_SIGNAL", "USR1"),
+    ];
+    let output = run(&metadata, Some(folder.path()), &["watch"], &options);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let calls = std::fs::read_to_string(folder.path().join("calls")).unwrap();
+    let reason = "Reason=ec2fleet: Spot interruption, action: terminate, time: 2026-01-01T00:00:00Z";
+    assert_eq!(
+        calls.lines().collect::<Vec<_>>(),
+        [
+            format!("scontrol update NodeName=cloud-spot-5 State=DRAIN {reason}").as_str(),
+            "squeue -h -w cloud-spot-5 -t RUNNING -o %A",
+            "scancel --full --signal=USR1 17",
+            format!("scontrol update NodeName=cloud-spot-5 State=POWER_DOWN_FORCE {reason}").as_str(),
+        ]
+    );
+}
+
+#[test]
+fn a_hibernation_is_no_reason_to_clear_the_node_and_a_rebalance_only_where_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    recording_commands(folder.path());
+    let metadata = Metadata::start(&[
+        ("tags/instance/ec2fleet:node", "cloud-spot-5"),
+        ("spot/instance-action", r#"{"action": "hibernate", "time": "2026-01-01T00:00:00Z"}"#),
+        ("events/recommendations/rebalance", r#"{"noticeTime": "2026-01-01T00:00:00Z"}"#),
+    ]);
+    // The next notice ends the wait.
+    let metadata =
+        metadata.late("spot/instance-action", 3, r#"{"action": "stop", "time": "2026-01-01T00:10:00Z"}"#);
+    let options = [
+        ("EC2FLEET_NODE_WAIT_SEC", "60"),
+        ("EC2FLEET_WATCH_SEC", "0"),
+        ("EC2FLEET_INTERRUPTION_GRACE_SEC", "0"),
+        ("EC2FLEET_REBALANCE", "drain"),
+    ];
+    run(&metadata, Some(folder.path()), &["watch"], &options);
+    let calls = std::fs::read_to_string(folder.path().join("calls")).unwrap();
+    assert!(!calls.contains("hibernate"), "{calls}");
+    assert_eq!(calls.matches("rebalance recommendation").count(), 1, "{calls}");
+    assert!(calls.contains("action: stop"), "{calls}");
+}
