@@ -281,6 +281,8 @@ fn check_value(path: &str, parameter: &Parameter, node: &Node) -> Result<(), Api
 mod tests {
     use super::*;
 
+    type Parameters<'a> = &'a [(&'a str, &'a str)];
+
     fn code(action: &str, pairs: &[(&str, &str)]) -> Result<(), (String, String)> {
         check(action, &Node::parse(pairs.iter().copied()))
             .map_err(|error| (error.code.into_owned(), error.message))
@@ -295,7 +297,7 @@ mod tests {
     #[test]
     fn requests_are_checked_against_the_table() {
         assert!(code("DescribeInstances", &[("Filter.1.Name", "a"), ("Filter.1.Value.1", "b")]).is_ok());
-        let table: [(&str, &[(&str, &str)], &str, &str); 7] = [
+        let table: [(&str, Parameters<'_>, &str, &str); 7] = [
             ("Nonsense", &[], "InvalidAction", "Nonsense"),
             ("AcceptAddressTransfer", &[], "UnsupportedOperation", "AcceptAddressTransfer"),
             ("DescribeInstances", &[("Bogus", "1")], "UnknownParameter", "Bogus"),

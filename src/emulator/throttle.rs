@@ -98,6 +98,8 @@ impl Throttle {
 mod tests {
     use super::*;
 
+    type Parameters<'a> = &'a [(&'a str, &'a str)];
+
     fn burst(action: &str, pairs: &[(&str, &str)], now: Millis, throttle: &mut Throttle) -> usize {
         let request = Node::parse(pairs.iter().copied());
         let mut passed = 0;
@@ -110,7 +112,7 @@ mod tests {
     #[test]
     fn published_burst_and_refill() {
         let paged: &[(&str, &str)] = &[("MaxResults", "100")];
-        let table: [(&str, &[(&str, &str)], usize, usize); 6] = [
+        let table: [(&str, Parameters<'_>, usize, usize); 6] = [
             ("RunInstances", &[], 5, 2),
             ("CreateFleet", &[], 50, 5),
             ("DescribeInstances", paged, 100, 20),
