@@ -20,8 +20,14 @@ pub enum Record {
     Outcome { id: u64, outcome: Outcome },
     /// Instances were given to nodes.
     Bound { bindings: Vec<Binding> },
-    /// Nodes lost their instance; the instance's end is an intent of its own.
-    Unbound { nodes: Vec<String>, why: String },
+    /// Nodes lost their instance.
+    Unbound {
+        nodes: Vec<String>,
+        why: String,
+        /// Their instances are to be terminated; each stays in [`Persisted::leaving`] until an intent names it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        ending: bool,
+    },
     /// What has been written as tags, so that it is not written again.
     Tagged { nodes: Vec<String>, level: TagLevel },
     /// The address that slurmctld now has for these nodes is their binding's.
@@ -136,6 +142,9 @@ pub struct Persisted {
     pub fleets: BTreeMap<String, NodeFleet>,
     #[serde(default)]
     pub group_fleets: BTreeMap<String, GroupFleet>,
+    /// Instances that are to be terminated and that no open intent names, by id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leaving: BTreeMap<String, Account>,
 }
 
 impl Persisted {
@@ -144,20 +153,35 @@ impl Persisted {
         match record {
             Record::Intent { id, intent } => {
                 self.next_id = self.next_id.max(id + 1);
+                if let CloudRequest::TerminateInstances { ids } = &intent.request {
+                    for id in ids {
+                        self.leaving.remove(id);
+                    }
+                }
                 self.open.insert(*id, intent.clone());
             }
-            Record::Outcome { id, .. } => {
+            Record::Outcome { id, outcome } => {
                 self.next_id = self.next_id.max(id + 1);
-                self.open.remove(id);
+                let Some(intent) = self.open.remove(id) else { return };
+                if let (CloudRequest::TerminateInstances { ids }, Outcome::Abandoned(_)) =
+                    (intent.request, outcome)
+                {
+                    self.leaving.extend(ids.into_iter().map(|id| (id, intent.account.clone())));
+                }
             }
             Record::Bound { bindings } => {
                 for binding in bindings {
+                    self.leaving.remove(&binding.instance_id);
                     self.bindings.insert(binding.node.clone(), binding.clone());
                 }
             }
-            Record::Unbound { nodes, .. } => {
+            Record::Unbound { nodes, ending, .. } => {
                 for node in nodes {
-                    self.bindings.remove(node);
+                    if let Some(binding) = self.bindings.remove(node)
+                        && *ending
+                    {
+                        self.leaving.insert(binding.instance_id, binding.account);
+                    }
                 }
             }
             Record::Tagged { nodes, level } => {

@@ -64,6 +64,26 @@ impl Fence {
     /// Whether nobody else has taken the fence since: asked before every change to EC2.
     #[must_use]
     pub fn holds(&self) -> bool {
+        self.witness().holds()
+    }
+
+    /// Something that knows whether this fence still holds, for whoever writes in its name.
+    #[must_use]
+    pub fn witness(&self) -> Witness {
+        Witness { path: self.path.clone(), content: self.content.clone() }
+    }
+}
+
+/// Tells whether a [`Fence`] still holds; it does not keep it.
+#[derive(Clone, Debug)]
+pub struct Witness {
+    path: PathBuf,
+    content: String,
+}
+
+impl Witness {
+    #[must_use]
+    pub fn holds(&self) -> bool {
         std::fs::read_to_string(&self.path).is_ok_and(|content| content == self.content)
     }
 }

@@ -52,6 +52,7 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
             "The directory must be writable by SlurmUser; or set StateDir in config.json to one that is"
         }
+        io::ErrorKind::ResourceBusy => "Nothing has to be done: the other controller acts now",
         io::ErrorKind::NotFound => "Create the directory, owned by SlurmUser, or set StateDir in config.json",
         _ => "Check the file system that holds it",
     }

@@ -6,6 +6,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use super::fence::Witness;
+
 /// The file operations of a journal, so that a simulation can crash between any two of them.
 pub trait Storage {
     /// For messages.
@@ -47,6 +49,7 @@ pub trait Storage {
 pub struct FileStorage {
     dir: PathBuf,
     file: Option<File>,
+    witness: Option<Witness>,
 }
 
 /// Readable by SlurmUser and root alone: the journal names instances and templates.
@@ -55,7 +58,24 @@ const MODE: u32 = 0o600;
 impl FileStorage {
     #[must_use]
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), file: None }
+        Self { dir: dir.to_owned(), file: None, witness: None }
+    }
+
+    /// Write only while this fence holds: a process that stood still while another took over must not put its own
+    /// journal in the place of the other's.
+    #[must_use]
+    pub fn fenced(mut self, witness: Witness) -> Self {
+        self.witness = Some(witness);
+        self
+    }
+
+    fn check_fence(&self) -> io::Result<()> {
+        match &self.witness {
+            Some(witness) if !witness.holds() => {
+                Err(io::Error::new(io::ErrorKind::ResourceBusy, "another controller has taken over"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn path(&self) -> PathBuf {
@@ -84,6 +104,7 @@ impl Storage for FileStorage {
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.check_fence()?;
         if self.file.is_none() {
             self.file = Some(OpenOptions::new().append(true).open(self.path())?);
         }
@@ -99,6 +120,7 @@ impl Storage for FileStorage {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&new)?;
         file.write_all(bytes)?;
         file.sync_all()?;
+        self.check_fence()?;
         fs::rename(&new, self.path())?;
         self.file = None;
         self.sync_dir()

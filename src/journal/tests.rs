@@ -233,3 +233,26 @@ fn a_holder_sees_that_another_one_has_acted() {
     std::fs::write(dir.path().join("fence"), "99 second pid 1\n").unwrap();
     assert!(!fence.holds());
 }
+
+#[test]
+fn a_controller_that_lost_the_fence_writes_nothing_into_the_others_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let Attempt::Held(first) = Fence::try_take(dir.path(), "first").unwrap() else {
+        panic!("free fence refused")
+    };
+    let storage = FileStorage::new(dir.path()).fenced(first.witness());
+    let Opened { mut journal, mut state, .. } = Journal::open(storage, "c").unwrap();
+    // The file server gave the lock to another while the first stood still.
+    std::fs::write(dir.path().join("fence"), "99 second pid 1\n").unwrap();
+    let other = Journal::open(FileStorage::new(dir.path()), "c").unwrap();
+    drop(other);
+    let before = std::fs::read(dir.path().join("journal")).unwrap();
+    for _ in 0..3 {
+        let record = lock("p-g-1");
+        state.apply(&record);
+        journal.append(&[record]);
+        let error = journal.commit(&state, true).unwrap_err();
+        assert!(error.to_string().contains("the other controller acts"), "{error}");
+    }
+    assert_eq!(std::fs::read(dir.path().join("journal")).unwrap(), before);
+}

@@ -125,8 +125,8 @@ pub fn activate(
 ) -> Result<Active<FileStorage>, SetupError> {
     let clock = Clock::default();
     let site = Arc::new(configured.loaded.site.clone());
-    let Opened { journal, state, damage } =
-        Journal::open(FileStorage::new(&configured.state_dir), &site.cluster)?;
+    let storage = FileStorage::new(&configured.state_dir).fenced(fence.witness());
+    let Opened { journal, state, damage } = Journal::open(storage, &site.cluster)?;
     let options = EngineOptions { source, nonce: nonce()?, seed: fastrand::u64(..) };
     let driver = Driver::new(journal, state, Arc::clone(&site), options, clock.now());
     let cloud = Ec2::new(ec2_options(&configured.loaded.program));

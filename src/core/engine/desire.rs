@@ -213,24 +213,34 @@ impl Engine {
         for name in &seen.fleets {
             self.end_fleet_of(name);
         }
-        if !seen.unbind.is_empty() {
-            for name in &seen.unbind {
-                if let Some(binding) = self.persisted.bindings.get(name).cloned() {
-                    self.by_instance.remove(&binding.instance_id);
-                    if self.lower_for(name, &binding.instance_id) {
-                        // Ended when the fleet's target is lowered.
-                    } else if self.persisted.fleets.contains_key(name) {
-                        // The fleet takes its instance with it.
-                        self.ended.insert(binding.instance_id, self.now.mono_ms);
-                    } else {
-                        self.end_instance(&binding.account, binding.instance_id);
-                    }
-                }
-                self.tell.forget(name);
-                self.tags.forget(name);
-                self.forget_sleep(name);
+        self.unbind(&seen.unbind, "powered down by Slurm");
+    }
+
+    /// Take these nodes' instances from them, and have the instances ended.
+    pub(super) fn unbind(&mut self, nodes: &[String], why: &str) {
+        let (mut terminated, mut others) = (Vec::new(), Vec::new());
+        for name in nodes {
+            let Some(binding) = self.persisted.bindings.get(name).cloned() else { continue };
+            self.by_instance.remove(&binding.instance_id);
+            self.tell.forget(name);
+            self.tags.forget(name);
+            self.forget_sleep(name);
+            if self.lower_for(name, &binding.instance_id) {
+                // Ended when the fleet's target is lowered.
+                others.push(name.clone());
+            } else if self.persisted.fleets.contains_key(name) {
+                // The fleet takes its instance with it.
+                self.ended.insert(binding.instance_id, self.now.mono_ms);
+                others.push(name.clone());
+            } else {
+                self.end_instance(&binding.account, binding.instance_id);
+                terminated.push(name.clone());
             }
-            self.record(Record::Unbound { nodes: seen.unbind, why: "powered down by Slurm".into() });
+        }
+        for (nodes, ending) in [(terminated, true), (others, false)] {
+            if !nodes.is_empty() {
+                self.record(Record::Unbound { nodes, why: why.into(), ending });
+            }
         }
     }
 }

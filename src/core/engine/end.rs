@@ -169,6 +169,20 @@ impl Engine {
         })
     }
 
+    /// What an earlier process was about to end, and no node has claimed since.
+    pub(super) fn end_leaving(&mut self, account: &Account) {
+        let leaving: Vec<String> = self
+            .persisted
+            .leaving
+            .iter()
+            .filter(|(id, owner)| *owner == account && !self.is_ending(id))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in leaving {
+            self.end_instance(account, id);
+        }
+    }
+
     pub(super) fn forget_ended(&mut self) {
         let now = self.now;
         self.ended.retain(|_, at| now.since(*at) < 10 * ENDING_PATIENCE_MS);

@@ -17,7 +17,7 @@ use crate::core::fleet_spec::LaunchTemplateOverride;
 use crate::core::limits::backoff_ms;
 use crate::core::record::{Intent, LaunchIntent, Outcome, Record};
 use crate::core::report::{Cooldown, LaunchError};
-use crate::core::site::{Account, FleetScope, Lifecycle, NodeGroup, Site};
+use crate::core::site::{Account, FleetScope, Lifecycle, NodeGroup, NodeNaming, Site};
 use crate::core::tag;
 
 /// Nodes of one group that wait for the batch to close.
@@ -313,16 +313,8 @@ impl Engine {
                     self.nodes.entry(node).or_default().launch = Some(id);
                 }
             }
-            CloudRequest::TerminateInstances { ids } => {
-                for instance in ids {
-                    self.ended.insert(instance.clone(), self.now.mono_ms);
-                }
-                self.cloud(
-                    Purpose::Terminate { account: intent.account.clone(), intent: id },
-                    intent.request.clone(),
-                );
-            }
-            // Tags are written anew from the bindings.
+            // Terminations are begun anew when Slurm has been asked whether it still means them; tags are written
+            // anew from the bindings.
             _ => self.record(Record::Outcome {
                 id,
                 outcome: Outcome::Abandoned("repeated after a restart".into()),
@@ -405,6 +397,7 @@ impl Engine {
                 ("LaunchTimeout".to_owned(), "EC2 gave no usable instance before ResumeTimeout".to_owned())
             }
         };
+        self.release(&nodes, id);
         self.fail_nodes(&nodes, &code, &message);
     }
 
@@ -473,6 +466,7 @@ impl Engine {
         for instance in pending {
             self.end_instance(&launch.account, instance);
         }
+        self.release(&launch.nodes, id);
         self.fail_nodes(
             &launch.nodes,
             "InvalidInstanceID.NotFound",
@@ -584,6 +578,10 @@ impl Engine {
         let errors = fleet.errors.clone();
         self.record(Record::Outcome { id, outcome: Outcome::Done(CloudReply::Fleet(fleet)) });
         let all = self.launches[&id].nodes.clone();
+        // Nodes that were suspended meanwhile leave the launch: woken again, they wait for another.
+        let unwanted: Vec<String> =
+            all.iter().filter(|node| !keep.contains(node) && !short.contains(node)).cloned().collect();
+        self.release(&unwanted, id);
         let now = self.now.mono_ms;
         if ids.is_empty() {
             let (code, message) = telling(&errors);
@@ -757,7 +755,10 @@ fn fleet_request(
 ) -> CreateFleet {
     let mut tags = tag::at_birth(site, group, token);
     let fleet_tags = tags.clone();
-    tags.entry(tag::NAME.into()).or_insert_with(|| group.stem());
+    // An image that reads `Name` must find the node's name there or nothing.
+    if group.naming == NodeNaming::LaunchIndex {
+        tags.entry(tag::NAME.into()).or_insert_with(|| group.stem());
+    }
 
     let target = u32::try_from(count).unwrap_or(u32::MAX);
     let mut spot_options = group.spot_options.clone();

@@ -32,6 +32,7 @@ impl Engine {
         }
         self.follow_addresses(&alive);
         self.adopt(account, &alive);
+        self.end_leaving(account);
         self.judge_orphans(account, &alive);
         self.confirm_missing(account, started, &alive);
         self.judge_bare_nodes(account, started);
@@ -67,11 +68,13 @@ impl Engine {
 
     /// Instances without a node that belong to one after all: by address, by tag, or because a node waits.
     fn adopt(&mut self, account: &Account, alive: &BTreeMap<&str, &Instance>) {
-        let ownerless: Vec<&Instance> =
+        let mut ownerless: Vec<&Instance> =
             alive.values().copied().filter(|instance| self.is_ownerless(instance)).collect();
         if ownerless.is_empty() {
             return;
         }
+        // Of two that were told the same name the older one is what an earlier power-up left behind.
+        ownerless.sort_by_key(|instance| std::cmp::Reverse(instance.launch_unix_ms));
         let mut by_addr: BTreeMap<&str, &String> = BTreeMap::new();
         for (name, node) in &self.nodes {
             if let Some(addr) = &node.slurm_addr
@@ -85,21 +88,24 @@ impl Engine {
         let mut pairs: Vec<(String, Instance)> = Vec::new();
         for instance in &ownerless {
             let Some(addr) = instance.private_ip.as_deref() else { continue };
-            let by_tag = tagged_node(instance).filter(|node| self.may_adopt(node, instance));
-            let candidate = by_addr
-                .get(addr)
-                .map(|name| (*name).clone())
-                .filter(|node| self.may_adopt(node, instance))
-                .or(by_tag);
+            // Slurm may show a past instance's address for a node: an instance that was told a name is that node.
+            let candidate = tagged_node(instance)
+                .or_else(|| by_addr.get(addr).map(|name| (*name).clone()))
+                .filter(|node| self.may_adopt(node, instance));
             if let Some(node) = candidate
                 && taken.insert(node.clone())
             {
                 pairs.push((node, (*instance).clone()));
             }
         }
-        // What is left goes to nodes that wait in no launch (an earlier process launched for them).
+        // What is left goes to nodes that wait in no launch (an earlier process launched for them). An instance that
+        // was told its node name runs under that name to its end, and is of no use to another node.
         for instance in &ownerless {
-            if instance.private_ip.is_none() || pairs.iter().any(|(_, other)| other.id == instance.id) {
+            if instance.private_ip.is_none()
+                || tagged_node(instance).is_some()
+                || self.persisted.leaving.contains_key(&instance.id)
+                || pairs.iter().any(|(_, other)| other.id == instance.id)
+            {
                 continue;
             }
             if !matches!(instance.state, InstanceState::Pending | InstanceState::Running) {
@@ -129,8 +135,11 @@ impl Engine {
             .site
             .locate(node)
             .is_some_and(|(group, _)| stem_of(instance).is_none_or(|stem| stem == group.stem()));
+        // What was about to be ended is from before this power-up, and Slurm ignores a slurmd that booted before.
+        let leaving = self.persisted.leaving.contains_key(&instance.id);
         let wanted = self.nodes.get(node).is_some_and(|n| {
-            n.desire == Desire::Keep || (n.desire == Desire::Waking && !n.reported && n.launch.is_none())
+            n.desire == Desire::Keep
+                || (n.desire == Desire::Waking && !n.reported && n.launch.is_none() && !leaving)
         });
         in_group && wanted && !self.persisted.bindings.contains_key(node)
     }
@@ -179,12 +188,17 @@ impl Engine {
             if instance.private_ip.as_deref().is_some_and(|addr| busy.contains(addr)) {
                 continue;
             }
-            if tagged_node(instance).is_some_and(|node| self.is_locked(&node)) {
+            let node = tagged_node(instance);
+            if node.as_ref().is_some_and(|node| self.is_locked(node)) {
                 continue;
             }
+            let powered_down =
+                node.and_then(|node| self.nodes.get(&node)).is_some_and(|node| node.desire == Desire::Down);
             match self.orphans.get(*id) {
                 // We asked EC2 to end it a while ago, and it still runs.
                 _ if self.ended.contains_key(*id) => end.push((*id).to_owned()),
+                // Its node is powered down: it could only come back under a name that another instance will have.
+                _ if powered_down => end.push((*id).to_owned()),
                 None => {
                     self.orphans.insert((*id).to_owned(), now);
                     seen.push((*id).to_owned());
@@ -206,7 +220,7 @@ impl Engine {
             }
         }
         if !end.is_empty() {
-            let text = format!("{} instances had no node for the whole grace time", end.len());
+            let text = format!("{} instances serve no node that Slurm wants", end.len());
             self.fact(self.new_fact(FactKind::OrphanTerminated, text).instances(end.iter().cloned()));
             for id in end {
                 self.end_instance(account, id);
@@ -281,6 +295,7 @@ impl Engine {
         self.record(Record::Unbound {
             nodes: vec![node.to_owned()],
             why: format!("{id} ended in EC2: {why}"),
+            ending: false,
         });
         let text = format!("EC2 ended {id} ({why}) while Slurm wanted {node}");
         self.fact(
@@ -348,20 +363,16 @@ impl Engine {
 
     /// An administrator wants other instances for these nodes: Slurm powers them down, and up again when it needs them.
     pub(super) fn take_replace(&mut self, nodes: &[String]) {
-        for node in nodes {
-            let Some(binding) = self.persisted.bindings.get(node).cloned() else { continue };
-            self.by_instance.remove(&binding.instance_id);
-            self.tell.forget(node);
-            self.tags.forget(node);
-            if !self.lower_for(node, &binding.instance_id) && !self.end_fleet_of(node) {
-                self.end_instance(&binding.account, binding.instance_id.clone());
-            }
-            self.record(Record::Unbound {
-                nodes: vec![node.clone()],
-                why: "replaced by an administrator".into(),
-            });
-            self.reports.add(reason("Replaced", "replaced by an administrator"), vec![node.clone()]);
+        let bound: Vec<String> =
+            nodes.iter().filter(|node| self.persisted.bindings.contains_key(*node)).cloned().collect();
+        if bound.is_empty() {
+            return;
         }
+        for node in &bound {
+            self.end_fleet_of(node);
+        }
+        self.unbind(&bound, "replaced by an administrator");
+        self.reports.add(reason("Replaced", "replaced by an administrator"), bound);
     }
 }
 
@@ -370,12 +381,13 @@ fn stem_of(instance: &Instance) -> Option<String> {
     Some(format!("{}-{}", instance.tags.get(tag::PARTITION)?, instance.tags.get(tag::GROUP)?))
 }
 
-/// The node that the instance's own tags name.
+/// The node that the instance's own tags name, read as deploy/node/ec2fleet-node reads them.
 fn tagged_node(instance: &Instance) -> Option<String> {
-    if let Some(node) = instance.tags.get(tag::NODE) {
-        return Some(node.clone());
+    match instance.tags.get(tag::NODES) {
+        Some(list) => {
+            let names = hostlist::expand_bounded(list, MAX_TAG_NODES).ok()?;
+            names.into_iter().nth(instance.ami_launch_index as usize)
+        }
+        None => instance.tags.get(tag::NODE).cloned(),
     }
-    let list = instance.tags.get(tag::NODES)?;
-    let names = hostlist::expand_bounded(list, MAX_TAG_NODES).ok()?;
-    names.into_iter().nth(instance.ami_launch_index as usize)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use super::outbox::Purpose;
-use crate::core::ec2_api::{CloudRequest, CloudResult};
+use crate::core::ec2_api::{CloudError, CloudRequest, CloudResult, ErrorClass};
 use crate::core::fact::FactKind;
 use crate::core::hostlist;
 use crate::core::limits::backoff_ms;
@@ -25,6 +25,8 @@ pub(super) struct TagQueue {
     node_tags: BTreeMap<String, u64>,
     full_tags: BTreeMap<String, u64>,
     attempts: BTreeMap<String, u32>,
+    /// Nodes whose reservation could not be tagged as a whole: one missing instance must not hold up the others.
+    alone: BTreeSet<String>,
     /// A `Full` call is under way: they leave one at a time.
     full_in_flight: bool,
 }
@@ -43,6 +45,7 @@ impl TagQueue {
         self.node_tags.remove(node);
         self.full_tags.remove(node);
         self.attempts.remove(node);
+        self.alone.remove(node);
     }
 
     pub(super) fn node_tags_done(&self) -> bool {
@@ -122,7 +125,8 @@ impl Engine {
             let gapless =
                 bindings.iter().zip(0u32..).all(|(binding, index)| binding.ami_launch_index == index);
             let list = hostlist::fold_ordered(bindings.iter().map(|binding| &binding.node));
-            if gapless && bindings.len() > 1 && list.len() <= tag::MAX_VALUE {
+            let together = !bindings.iter().any(|binding| self.tags.alone.contains(&binding.node));
+            if gapless && together && bindings.len() > 1 && list.len() <= tag::MAX_VALUE {
                 calls.push(TagCall {
                     account: account.clone(),
                     nodes: bindings.iter().map(|binding| binding.node.clone()).collect(),
@@ -180,7 +184,9 @@ impl Engine {
         self.tags.full_tags.remove(&node);
         let Some(binding) = self.persisted.bindings.get(&node) else { return };
         let Some((group, _)) = self.site.locate(&node) else { return };
-        let mut tags = BTreeMap::from([(tag::NAME.to_owned(), node.clone())]);
+        // With the node's own tag: what counts as full must not lack it, whatever became of the call before.
+        let mut tags =
+            BTreeMap::from([(tag::NAME.to_owned(), node.clone()), (tag::NODE.to_owned(), node.clone())]);
         for (key, value) in &group.tags {
             if tag::has_placeholder(value) {
                 tags.insert(key.clone(), tag::fill(value, &node, &binding.addr, &binding.hostname));
@@ -217,6 +223,8 @@ impl Engine {
         if level == TagLevel::Full {
             self.tags.full_in_flight = false;
         }
+        // A node may have got another instance since: that one has its own call.
+        let nodes = self.still_bound(id, nodes);
         match result {
             Ok(reply) => {
                 for node in &nodes {
@@ -226,7 +234,9 @@ impl Engine {
                     if level == TagLevel::Full { "Name tags written" } else { "node names written as tags" };
                 self.fact(self.new_fact(FactKind::TagsWritten, text).nodes(&nodes));
                 self.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
-                self.record(Record::Tagged { nodes, level });
+                if !nodes.is_empty() {
+                    self.record(Record::Tagged { nodes, level });
+                }
             }
             Err(error) => {
                 self.record(Record::Outcome { id, outcome: Outcome::Failed(error.clone()) });
@@ -235,24 +245,45 @@ impl Engine {
                         .nodes(&nodes)
                         .code(error.code.clone()),
                 );
-                for node in nodes {
-                    if !self.persisted.bindings.contains_key(&node) {
-                        continue;
-                    }
-                    let attempts = self.tags.attempts.entry(node.clone()).or_default();
-                    *attempts += 1;
-                    if *attempts >= MAX_ATTEMPTS && !error.class.is_retryable() {
-                        continue;
-                    }
-                    let at = self.now.mono_ms + backoff_ms(*attempts + 1, &mut self.rng);
-                    let queue = if level == TagLevel::Full {
-                        &mut self.tags.full_tags
-                    } else {
-                        &mut self.tags.node_tags
-                    };
-                    queue.insert(node, at);
-                }
+                self.tag_again(&nodes, level, &error);
             }
+        }
+    }
+
+    /// Of the nodes of a CreateTags intent those that still have the instance which the call names.
+    fn still_bound(&self, id: u64, nodes: Vec<String>) -> Vec<String> {
+        let Some(CloudRequest::CreateTags { ids, .. }) =
+            self.persisted.open.get(&id).map(|intent| &intent.request)
+        else {
+            return Vec::new();
+        };
+        let bound = |node: &String, id: &String| {
+            self.persisted.bindings.get(node).is_some_and(|binding| binding.instance_id == *id)
+        };
+        nodes.into_iter().zip(ids).filter(|(node, id)| bound(node, id)).map(|(node, _)| node).collect()
+    }
+
+    fn tag_again(&mut self, nodes: &[String], level: TagLevel, error: &CloudError) {
+        let grace = u64::from(self.site.settings.consistency_grace_s) * 1000;
+        let tried =
+            nodes.iter().filter_map(|node| self.tags.attempts.get(node)).max().copied().unwrap_or_default();
+        // The same moment for all, so that they are one call again.
+        let at = self.now.mono_ms + backoff_ms(tried + 2, &mut self.rng);
+        for node in nodes {
+            let attempts = self.tags.attempts.entry(node.clone()).or_default();
+            *attempts += 1;
+            let young = self.nodes.get(node).is_some_and(|known| self.now.since(known.bound_at) < grace);
+            // EC2 may not know a new instance yet; one that has ended is found out by the lists.
+            let patient = error.class.is_retryable() || (error.class == ErrorClass::NotFound && young);
+            if *attempts >= MAX_ATTEMPTS && !patient {
+                continue;
+            }
+            if !error.class.is_retryable() && nodes.len() > 1 {
+                self.tags.alone.insert(node.clone());
+            }
+            let queue =
+                if level == TagLevel::Full { &mut self.tags.full_tags } else { &mut self.tags.node_tags };
+            queue.insert(node.clone(), at);
         }
     }
 }

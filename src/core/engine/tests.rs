@@ -537,6 +537,7 @@ fn name_tags_follow_one_at_a_time_with_the_groups_templated_tags() {
     assert_eq!(ids, ["i-0"]);
     assert_eq!(tags["Name"], "p-g-0");
     assert_eq!(tags["Host"], "ip-10-0-0-1");
+    assert_eq!(tags[tag::NODE], "p-g-0", "an earlier call may have been lost");
     assert!(bench.take("CreateTags").is_none());
     bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Tagged) });
     assert!(bench.take("CreateTags").is_some());
@@ -665,7 +666,11 @@ impl Bench {
         let (mut requests, mut rest) = (Vec::new(), Vec::new());
         for effect in std::mem::take(&mut self.effects) {
             match effect {
-                Effect::Slurm { request, .. } if request != SlurmRequest::LoadNodes => requests.push(request),
+                Effect::Slurm { request, .. }
+                    if !matches!(request, SlurmRequest::LoadNodes | SlurmRequest::StartReadyJobs) =>
+                {
+                    requests.push(request);
+                }
                 other => rest.push(other),
             }
         }
@@ -977,4 +982,167 @@ fn a_replacement_that_nobody_waits_for_is_ended_and_the_sleeper_is_not() {
     assert_eq!(ec2.terminated.len(), 1, "{:?}", ec2.terminated);
     assert!(!ec2.terminated.contains(&"i-1".to_owned()));
     assert!(bench.bound("p-g-2").is_some());
+}
+
+#[test]
+fn a_node_suspended_during_its_launch_and_woken_later_is_launched_anew() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0", "p-g-1"]);
+    bench.tick(40);
+    let (call, request) = bench.take("CreateFleet").unwrap();
+    let CloudRequest::CreateFleet(request) = request else { unreachable!() };
+    bench.give(Event::Power(PowerReading { suspended: vec!["p-g-0".into()], ..PowerReading::default() }));
+    let launched = vec![bench.instance("i-0", 0, &request.client_token)];
+    let reply = FleetReply {
+        fleet_id: "fleet-1".into(),
+        instances: vec![LaunchedInstances { ids: vec!["i-0".into()], ..LaunchedInstances::default() }],
+        errors: Vec::new(),
+    };
+    bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Fleet(reply)) });
+    let (call, _) = bench.take("DescribeInstances").unwrap();
+    bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(launched)) });
+    assert_eq!(bench.bound("p-g-1"), Some("i-0"));
+    bench.wake(&["p-g-0"]);
+    bench.tick(40);
+    let (_, request) = bench.take("CreateFleet").expect("a launch of its own");
+    let CloudRequest::CreateFleet(request) = request else { unreachable!() };
+    assert_eq!(request.target, 1);
+}
+
+#[test]
+fn where_images_read_the_name_tag_no_other_name_is_there_at_launch() {
+    let mut named = group("g");
+    named.naming = NodeNaming::NameTag;
+    let mut bench = Bench::with(named, Persisted::default());
+    bench.tick(0);
+    bench.answer_views();
+    bench.wake(&["p-g-0"]);
+    let request = bench.launch(1);
+    assert_eq!(request.instance_tags.get(tag::NAME), None);
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0"]);
+    assert_eq!(bench.launch(1).instance_tags[tag::NAME], "p-g");
+}
+
+#[test]
+fn a_crash_before_terminating_forgets_no_instance_and_ends_none_that_slurm_wants_again() {
+    for sent in [false, true] {
+        for rolled_back in [false, true] {
+            let mut before = Bench::up();
+            before.give(Event::Power(PowerReading {
+                suspended: vec!["p-g-2".into()],
+                ..PowerReading::default()
+            }));
+            if sent {
+                before.tick(40);
+                assert!(before.take("TerminateInstances").is_some());
+            }
+            let mut bench = Bench::with(group("g"), before.engine.persisted().clone());
+            bench.instances.clone_from(&before.instances);
+            bench.slurm.clone_from(&before.slurm);
+            if !rolled_back {
+                bench.set_slurm("p-g-2", NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERING_DOWN));
+            }
+            bench.tick(0);
+            assert!(bench.take("TerminateInstances").is_none(), "not before Slurm is known");
+            bench.answer_views();
+            bench.tick(40);
+            if rolled_back {
+                assert_eq!(bench.bound("p-g-2"), Some("i-2"));
+                assert!(bench.take("TerminateInstances").is_none());
+                continue;
+            }
+            let (call, request) =
+                bench.take("TerminateInstances").expect("not left to the clean-up of orphans");
+            assert_eq!(request, CloudRequest::TerminateInstances { ids: vec!["i-2".into()] });
+            let reply = CloudReply::Terminated { terminated: vec!["i-2".into()], unknown: Vec::new() };
+            bench.give(Event::CloudAnswered { call, result: Ok(reply) });
+            assert!(bench.engine.persisted().leaving.is_empty() && bench.engine.persisted().open.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_reservation_that_cannot_be_tagged_as_a_whole_is_tagged_one_by_one() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0", "p-g-1"]);
+    bench.launch(2);
+    let missing = || CloudError {
+        class: ErrorClass::NotFound,
+        code: "InvalidInstanceID.NotFound".into(),
+        ..capacity()
+    };
+    let (call, request) = bench.take("CreateTags").expect("the reservation at once");
+    assert!(matches!(&request, CloudRequest::CreateTags { ids, .. } if ids.len() == 2));
+    bench.give(Event::CloudAnswered { call, result: Err(missing()) });
+    let mut tagged = 0;
+    for _ in 0..50 {
+        bench.tick(1_000);
+        while let Some((call, request)) = bench.take("CreateTags") {
+            let CloudRequest::CreateTags { ids, tags } = request else { unreachable!() };
+            assert_eq!(ids.len(), 1);
+            let known = ids[0] == "i-1" || bench.now.mono_ms > 30_000;
+            tagged += usize::from(known && tags.contains_key(tag::NODE));
+            let result = if known { Ok(CloudReply::Tagged) } else { Err(missing()) };
+            bench.give(Event::CloudAnswered { call, result });
+        }
+    }
+    assert_eq!(tagged, 2, "also the one that EC2 did not know for long");
+}
+
+#[test]
+fn an_address_of_the_past_does_not_outweigh_the_name_that_an_instance_was_told() {
+    let mut bench = Bench::new();
+    let addr = bench.instance("i-0", 0, "lost").private_ip.unwrap();
+    bench.instances[0].tags.insert(tag::NODE.into(), "p-g-1".into());
+    let waking = NodeFlags::CLOUD.with(NodeFlags::POWERING_UP);
+    bench.set_slurm("p-g-0", NodeBase::Allocated, waking);
+    bench.slurm[0].addr = addr;
+    bench.set_slurm("p-g-1", NodeBase::Allocated, waking);
+    bench.tick(0);
+    bench.answer_views();
+    assert_eq!((bench.bound("p-g-0"), bench.bound("p-g-1")), (None, Some("i-0")));
+}
+
+#[test]
+fn an_instance_that_runs_as_a_node_is_never_given_to_another_one() {
+    let mut bench = Bench::new();
+    let waking = NodeFlags::CLOUD.with(NodeFlags::POWERING_UP);
+    bench.set_slurm("p-g-5", NodeBase::Allocated, waking);
+    bench.set_slurm("p-g-6", NodeBase::Idle, NodeFlags::CLOUD);
+    for id in ["i-named", "i-unnamed"] {
+        bench.instance(id, 0, "lost");
+    }
+    bench.instances[0].tags.insert(tag::NODE.into(), "p-g-1".into());
+    bench.tick(0);
+    bench.answer_views();
+    assert_eq!(bench.bound("p-g-5"), Some("i-unnamed"));
+    assert_eq!(bench.engine.bound_instances().len(), 1);
+}
+
+#[test]
+fn an_instance_of_a_node_that_is_powered_down_does_not_wait_for_the_grace_time() {
+    let mut bench = Bench::new();
+    bench.set_slurm("p-g-1", NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN));
+    bench.instance("i-0", 1, "lost");
+    bench.instances[0].tags.insert(tag::NODES.into(), "p-g-[0-1]".into());
+    bench.tick(0);
+    bench.answer_views();
+    bench.tick(40);
+    let (_, request) = bench.take("TerminateInstances").expect("at once");
+    assert_eq!(request, CloudRequest::TerminateInstances { ids: vec!["i-0".into()] });
+}
+
+#[test]
+fn of_two_instances_with_one_name_the_younger_is_the_node() {
+    let mut bench = Bench::new();
+    bench.set_slurm("p-g-1", NodeBase::Allocated, NodeFlags::CLOUD);
+    for (index, id) in ["i-0", "i-1", "i-2"].into_iter().enumerate() {
+        bench.instance(id, 0, "lost");
+        bench.instances[index].tags.insert(tag::NODE.into(), "p-g-1".into());
+    }
+    bench.instances[1].launch_unix_ms += 500_000;
+    bench.tick(0);
+    bench.answer_views();
+    assert_eq!(bench.bound("p-g-1"), Some("i-1"));
 }
