@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Runs the simulator of tests/sim over many seeds, or one seed with its trace.
+
+#[path = "../tests/sim/model/mod.rs"]
+#[allow(dead_code)]
+mod model;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use model::mutant::Mutant;
+use model::run::{Total, run, run_many};
+
+#[derive(Parser)]
+#[command(about = "Runs the production core, journal and driver in a simulated cluster")]
+struct Options {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// Run this one seed and print what happens in it.
+    #[arg(long)]
+    seed: Option<u64>,
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Plant this bug, for example NoFence (tests/sim/model/mutant.rs).
+    #[arg(long)]
+    mutant: Option<String>,
+    /// Stop after this many broken promises.
+    #[arg(long, default_value_t = 10)]
+    violations: usize,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let planted = |name: &String| Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == *name);
+    let mutant = options.mutant.as_ref().and_then(planted);
+    if mutant.is_none() && options.mutant.is_some() {
+        eprintln!("known bugs: {:?}", Mutant::ALL);
+        return ExitCode::FAILURE;
+    }
+    if let Some(seed) = options.seed {
+        let run = run(seed, mutant, true);
+        for line in &run.trace {
+            println!("{line}");
+        }
+        println!("seed {seed}: {}", run.violation.as_deref().unwrap_or("every promise held"));
+        return if run.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
+    let total = run_many(options.first, options.seeds, mutant, options.threads, options.violations);
+    report(&total);
+    if total.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn report(total: &Total) {
+    let seconds = total.took.as_secs_f64().max(0.001);
+    println!("seeds                   {}", total.seeds);
+    println!("simulated cluster-hours {:.0}", total.hours());
+    println!("cluster-hours a second  {:.1}", total.hours() / seconds);
+    println!("steps                   {}", total.steps);
+    println!("power-ups               {}", total.power_ups);
+    println!("instances launched      {}", total.instances);
+    println!("jobs finished           {}", total.jobs);
+    println!("faults injected         {}", total.faults.iter().map(|(_, count)| count).sum::<u64>());
+    for (fault, count) in &total.faults {
+        println!("  {:<21} {count}", format!("{fault:?}"));
+    }
+    println!("violations              {}", total.violations.len());
+    for (seed, violation) in &total.violations {
+        println!("  seed {seed}: {violation}");
+        println!("    replay: cargo run --example sim -- --seed {seed}");
+    }
+}

@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The promises, looked at after every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use slurm_ec2_fleet::core::ec2_api::CloudRequest;
+use slurm_ec2_fleet::core::site::Account;
+use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeStateChange, NodeUpdate};
+use slurm_ec2_fleet::core::tag;
+
+use super::slurmctld::JobState;
+use super::world::World;
+
+/// Repair is promised within this much beyond what the settings say: batches, latency, one more list.
+const SLACK_MS: u64 = 90_000;
+
+/// What is remembered between two looks.
+#[derive(Default)]
+pub struct Checks {
+    /// Since when this instance serves no node that Slurm wants.
+    unwanted: BTreeMap<usize, Unwanted>,
+    /// The node that each instance was bound to last.
+    last_node: BTreeMap<String, String>,
+    /// Bindings at the last look.
+    bindings: BTreeMap<String, String>,
+    /// Nodes and when they were last suspended or powered down by force.
+    pub suspended: BTreeMap<String, u64>,
+    /// Instances whose end was ordered when Slurm had powered their node down. EC2 may take a while to hear of it.
+    asked: BTreeSet<String>,
+    /// Describe calls of each account since the count began.
+    pub describes: Option<BTreeMap<Account, u32>>,
+}
+
+#[derive(Clone, Copy)]
+struct Unwanted {
+    since: u64,
+    /// It had a node, and Slurm powered that down.
+    powered_down: bool,
+}
+
+/// EC2's request buckets, full size, of one process (EC2 API reference, "Request throttling for the Amazon EC2 API").
+#[derive(Default)]
+pub struct Buckets {
+    tokens: BTreeMap<(Account, &'static str), (f64, u64)>,
+}
+
+impl Buckets {
+    #[allow(clippy::cast_precision_loss)]
+    fn take(&mut self, account: &Account, request: &CloudRequest, now: u64) -> bool {
+        let (name, burst, rate) = match request.action() {
+            "TerminateInstances" => ("terminate", 100.0, 5.0),
+            "CreateTags" => ("tags", 100.0, 10.0),
+            action if action.starts_with("Describe") => ("describe", 100.0, 20.0),
+            _ => ("mutate", 50.0, 5.0),
+        };
+        let (tokens, at) = self.tokens.entry((account.clone(), name)).or_insert((burst, now));
+        *tokens = (*tokens + (now - *at) as f64 / 1000.0 * rate).min(burst);
+        *at = now;
+        *tokens -= 1.0;
+        *tokens >= 0.0
+    }
+}
+
+impl World {
+    /// A call leaves the controller.
+    pub fn check_sent(&mut self, host: usize, account: &Account, request: &CloudRequest) {
+        let now = self.k.now;
+        if !self.controllers[host].buckets.take(account, request, now) {
+            self.k.violate(|| format!("{} goes over EC2's request limit", request.action()));
+        }
+        let describe = request.action().starts_with("Describe");
+        if describe {
+            if let Some(counts) = &mut self.checks.describes {
+                *counts.entry(account.clone()).or_default() += 1;
+            }
+            return;
+        }
+        if let CloudRequest::TerminateInstances { ids } = request {
+            let asked: Vec<String> = ids.iter().filter(|id| self.was_powered_down(id)).cloned().collect();
+            self.checks.asked.extend(asked);
+        }
+        if !self.disk.borrow().has_durable_intent(request) {
+            self.k.violate(|| {
+                format!("{} is sent before its intent is on the disk: {request:?}", request.action())
+            });
+        }
+    }
+
+    /// A call arrives at EC2 and is about to take effect.
+    pub fn check_reaches(&mut self, host: usize, request: &CloudRequest) {
+        let CloudRequest::TerminateInstances { ids } = request else { return };
+        let grace = u64::from(self.slurm.plan.site.settings.orphan_grace_s) * 1000;
+        for id in ids {
+            let Some(number) = self.ec2.machine(id) else {
+                self.k.violate(|| format!("{id} is to be terminated and never existed"));
+                continue;
+            };
+            let machine = &self.ec2.machines[number];
+            if machine.foreign {
+                self.k.violate(|| format!("{id} of another cluster is terminated"));
+            }
+            if !machine.is_alive(self.k.now) {
+                continue;
+            }
+            if let Some(node) = self.slurm.runs_on(number)
+                && !node.suspended
+                && !self.checks.asked.contains(id)
+            {
+                let name = node.name.clone();
+                self.k.violate(|| format!("{id} is terminated under the running job of {name}"));
+            }
+            let age = self.k.now - machine.launched;
+            let known = self.controllers[host].told_of.contains(id) || self.was_powered_down(id);
+            if age < grace && !known && self.acting() == Some(host) {
+                self.k.violate(|| {
+                    format!("{id} is terminated {age} ms after its launch though nobody knew it")
+                });
+            }
+        }
+    }
+
+    /// slurmctld is about to take this update.
+    pub fn check_update(&mut self, update: &NodeUpdate) {
+        if update.state != Some(NodeStateChange::PowerDownForce) {
+            return;
+        }
+        for name in &update.names {
+            self.checks.suspended.insert(name.clone(), self.k.now);
+            let Some(index) = self.slurm.find(name) else { continue };
+            let node = &self.slurm.state.nodes[index];
+            let Some(number) = node.job_instance else { continue };
+            let machine = &self.ec2.machines[number];
+            let runs = node.job.is_some_and(|job| self.slurm.state.jobs[job].state == JobState::Running);
+            if runs && machine.is_alive(self.k.now) && machine.node.as_deref() == Some(name) {
+                let id = machine.id.clone();
+                let reason = update.reason.clone().unwrap_or_default();
+                self.k.violate(|| format!("the running job of {name} on {id} is killed: {reason}"));
+            }
+        }
+    }
+
+    /// The engine has decided something.
+    pub fn check_engine(&mut self, host: usize) {
+        let Some(driver) = &self.controllers[host].driver else { return };
+        let bindings = &driver.engine.persisted().bindings;
+        let same = bindings.len() == self.checks.bindings.len()
+            && bindings
+                .iter()
+                .zip(&self.checks.bindings)
+                .all(|((node, binding), (name, id))| node == name && binding.instance_id == *id);
+        if same || self.controllers[host].superseded {
+            return;
+        }
+        let now: BTreeMap<String, String> =
+            bindings.iter().map(|(node, binding)| (node.clone(), binding.instance_id.clone())).collect();
+        let mut owners: BTreeMap<&String, &String> = BTreeMap::new();
+        for (node, id) in &now {
+            if let Some(other) = owners.insert(id, node) {
+                self.k.violate(|| format!("{id} is bound to {other} and to {node}"));
+            }
+            let machine = self.ec2.machine(id).map(|number| &self.ec2.machines[number]);
+            let group = self.slurm.plan.site.locate(node).map(|(group, _)| group.name.clone());
+            if machine
+                .is_none_or(|machine| machine.foreign || machine.tags().get(tag::GROUP) != group.as_ref())
+            {
+                self.k.violate(|| format!("{node} is bound to {id}, which is not of its group"));
+            }
+        }
+        for (node, id) in &self.checks.bindings {
+            if now.get(node) == Some(id) {
+                continue;
+            }
+            let Some(machine) = self.ec2.machine(id).map(|number| &self.ec2.machines[number]) else {
+                continue;
+            };
+            let Some(index) = self.slurm.find(node) else { continue };
+            let wanted = !self.slurm.state.nodes[index].suspended;
+            let lately = self.checks.suspended.get(node).is_some_and(|at| self.k.now - at < SLACK_MS);
+            if machine.is_alive(self.k.now) && wanted && !lately && self.k.undisturbed() > SLACK_MS {
+                self.k.violate(|| format!("{node} loses {id}, which runs, though Slurm wants the node"));
+            }
+        }
+        let told: Vec<String> = now.values().cloned().collect();
+        self.checks.last_node.extend(now.iter().map(|(node, id)| (id.clone(), node.clone())));
+        self.checks.bindings = now;
+        self.controllers[host].told_of.extend(told);
+    }
+
+    /// A new process continues: what it has read is what it knows.
+    pub fn forget_bindings(&mut self) {
+        self.checks.bindings.clear();
+    }
+
+    pub fn was_powered_down(&self, id: &str) -> bool {
+        let Some(number) = self.ec2.machine(id) else { return false };
+        let name = self.ec2.machines[number].node.as_ref().or_else(|| self.checks.last_node.get(id));
+        self.checks.unwanted.get(&number).is_some_and(|unwanted| unwanted.powered_down)
+            || name
+                .and_then(|name| self.slurm.find(name))
+                .is_some_and(|index| self.slurm.state.nodes[index].suspended)
+            || self.slurm.state.nodes.iter().any(|node| node.suspended && node.instance == Some(number))
+    }
+
+    /// Every instance serves a node that Slurm wants, or is on its way out within the promised time.
+    pub fn look(&mut self) {
+        let now = self.k.now;
+        for node in &self.slurm.state.nodes {
+            if node.suspended {
+                self.checks.suspended.insert(node.name.clone(), now);
+            }
+        }
+        let acting = self.acting();
+        let able = acting.is_some_and(|host| {
+            let controller = &self.controllers[host];
+            self.slurm.host == Some(host)
+                && controller.hangs_until <= now
+                && controller.driver.as_ref().is_some_and(|driver| !driver.is_stalled())
+        });
+        if !able {
+            self.k.chaos.disturb(now);
+        }
+        let settings = &self.slurm.plan.site.settings;
+        let orphan_ms = u64::from(settings.orphan_grace_s) * 1000 + 2 * u64::from(settings.rescan_s) * 1000;
+        let mut late = Vec::new();
+        let live = self.ec2.live.clone();
+        self.checks.unwanted.retain(|number, _| live.contains(number));
+        for number in live {
+            let machine = &self.ec2.machines[number];
+            if machine.foreign || !machine.is_alive(now) {
+                continue;
+            }
+            let owner = acting
+                .and_then(|host| self.controllers[host].driver.as_ref())
+                .and_then(|driver| {
+                    let bindings = &driver.engine.persisted().bindings;
+                    bindings.iter().find(|(_, binding)| binding.instance_id == machine.id)
+                })
+                .and_then(|(node, _)| self.slurm.find(node));
+            let suspended = owner.is_some_and(|index| self.slurm.state.nodes[index].suspended)
+                || self.slurm.state.nodes.iter().any(|node| node.suspended && node.instance == Some(number));
+            if owner.is_some() && !suspended {
+                self.checks.unwanted.remove(&number);
+                continue;
+            }
+            let entry = self
+                .checks
+                .unwanted
+                .entry(number)
+                .or_insert(Unwanted { since: now, powered_down: suspended });
+            let allowed = if entry.powered_down { SLACK_MS } else { orphan_ms + SLACK_MS };
+            let waited = now.saturating_sub(entry.since.max(self.k.chaos.disturbed_until));
+            if waited > allowed {
+                late.push((machine.id.clone(), entry.powered_down, waited));
+            }
+        }
+        for (id, powered_down, waited) in late {
+            let seconds = waited / 1000;
+            self.k.violate(|| {
+                if powered_down {
+                    format!("{id} still runs {seconds} s after its node was powered down")
+                } else {
+                    format!("{id} has had no node for {seconds} s and still runs")
+                }
+            });
+        }
+    }
+
+    /// Slurm gave up waiting for a node: somebody must have said so before, or EC2 is to blame.
+    pub fn check_resume_timeout(&mut self, index: usize, since: u64) {
+        let now = self.k.now;
+        let Some(host) = self.acting() else { return };
+        if self.k.chaos.disturbed_until >= since.saturating_sub(SLACK_MS) {
+            return;
+        }
+        let name = self.slurm.state.nodes[index].name.clone();
+        let Some(driver) = &self.controllers[host].driver else { return };
+        let bound = driver.engine.binding(&name).and_then(|binding| self.ec2.machine(&binding.instance_id));
+        let Some(number) = bound else {
+            self.k.violate(|| format!("{name} ran into ResumeTimeout and no failure was reported"));
+            return;
+        };
+        let machine = &self.ec2.machines[number];
+        // It had no time to come up, or never would.
+        if machine.boot_fails || machine.slow || !machine.is_alive(now) || machine.booted + SLACK_MS > now {
+            return;
+        }
+        let (id, runs_as) = (machine.id.clone(), machine.node.clone());
+        self.k
+            .violate(|| format!("{name} is bound to {id}, which is up as {runs_as:?}, and never registered"));
+    }
+
+    /// Faults have been over for a long time: what Slurm wants is what EC2 has.
+    pub fn check_settled(&mut self) {
+        let now = self.k.now;
+        let Some(host) = self.acting() else {
+            self.k.violate(|| "no controller acts at the end".into());
+            return;
+        };
+        let mut broken = Vec::new();
+        let mut used = 0;
+        {
+            let Some(driver) = &self.controllers[host].driver else { return };
+            let engine = &driver.engine;
+            if driver.is_stalled() {
+                broken.push("the journal is stalled".into());
+            }
+            if engine.open_intents() > 0 {
+                broken.push(format!("{} intents are open", engine.open_intents()));
+            }
+            for node in &self.slurm.state.nodes {
+                let binding = engine.binding(&node.name);
+                if node.base == NodeBase::Down {
+                    broken.push(format!("{} is DOWN ({:?})", node.name, node.reason));
+                }
+                if node.suspended {
+                    if let Some(binding) = binding {
+                        broken.push(format!("{} is down and bound to {}", node.name, binding.instance_id));
+                    }
+                    continue;
+                }
+                used += 1;
+                let Some(binding) = binding else {
+                    broken.push(format!("{} ({:?}) is up without an instance", node.name, node.flags));
+                    continue;
+                };
+                let Some(number) = self.ec2.machine(&binding.instance_id) else { continue };
+                let machine = &self.ec2.machines[number];
+                if !machine.is_alive(now) {
+                    broken.push(format!("{} is bound to {}, which has ended", node.name, machine.id));
+                }
+                if node.addr != machine.ip {
+                    broken.push(format!(
+                        "{} has address {}, and {} has {}",
+                        node.name, node.addr, machine.id, machine.ip
+                    ));
+                }
+                if machine.node.as_deref() != Some(node.name.as_str()) || node.instance != Some(number) {
+                    broken.push(format!(
+                        "{} is served by {:?}, bound to {}",
+                        node.name, node.instance, machine.id
+                    ));
+                }
+                if machine.tags().get(tag::NAME) != Some(&node.name) {
+                    broken.push(format!("{} has no Name tag", machine.id));
+                }
+            }
+            for (number, job) in self.slurm.state.jobs.iter().enumerate() {
+                let right =
+                    if job.sentinel { job.state == JobState::Running } else { job.state == JobState::Done };
+                if !right {
+                    broken.push(format!("job {number} is {:?}", job.state));
+                }
+            }
+        }
+        let live = self.ec2.live.iter().filter(|number| {
+            let machine = &self.ec2.machines[**number];
+            !machine.foreign && machine.is_alive(now)
+        });
+        let live = live.count();
+        if live != used {
+            broken.push(format!("{used} nodes are up and {live} instances run"));
+        }
+        if let Some(counts) = &self.checks.describes {
+            for (account, count) in counts {
+                // Two a minute for ten minutes, and the one that was due when the count began.
+                if *count > 21 {
+                    broken.push(format!("{count} describes of {account} in ten idle minutes"));
+                }
+            }
+        }
+        if !broken.is_empty() {
+            self.k.violate(|| format!("not settled long after the last fault: {}", broken.join("; ")));
+        }
+    }
+}

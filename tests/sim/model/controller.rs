@@ -1,0 +1,702 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! One controller process: the production driver, and the loop around it that the runtime is in real life.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use slurm_ec2_fleet::core::ec2_api::{CloudReply, CloudRequest, CloudResult, ErrorClass};
+use slurm_ec2_fleet::core::engine::{EngineOptions, PowerSource};
+use slurm_ec2_fleet::core::event::{CallId, Effect, Event};
+use slurm_ec2_fleet::core::site::{Account, Site};
+use slurm_ec2_fleet::core::slurm_api::{PowerReading, SlurmError, SlurmNode, SlurmReply, SlurmRequest};
+use slurm_ec2_fleet::core::time::Now;
+use slurm_ec2_fleet::journal::Journal;
+use slurm_ec2_fleet::runtime::driver::{Driver, Outcome};
+
+use super::chaos::Fault;
+use super::checks::Buckets;
+use super::disk::{self, Disk, Handle};
+use super::ec2;
+use super::kernel::Action;
+use super::mutant::Mutant;
+use super::plan::CLUSTER;
+use super::world::World;
+
+/// How long an EC2 call may take before the caller gives up.
+const CALL_TIMEOUT_MS: u64 = 30_000;
+
+/// One process; `life` tells its incarnations apart.
+#[derive(Default)]
+pub struct Controller {
+    pub life: u64,
+    pub driver: Option<Driver<Handle>>,
+    /// Its number in the fence file.
+    epoch: u64,
+    /// Virtual time at which its monotonic clock shows zero.
+    clock_origin: u64,
+    wake_at: Option<u64>,
+    poll_planned: bool,
+    seen_changes: u64,
+    seen_waking: BTreeSet<usize>,
+    seen_suspended: BTreeSet<usize>,
+    slurm_calls: VecDeque<(CallId, SlurmRequest)>,
+    serving: bool,
+    handed_over_at: u64,
+    retry_planned: bool,
+    /// It stands still until then.
+    pub hangs_until: u64,
+    /// Another slurmctld is in control, and this one has not noticed: it sees and changes only its own copy.
+    pub superseded: bool,
+    pub buckets: Buckets,
+    /// Instances that this process was told of by CreateFleet, or has bound.
+    pub told_of: BTreeSet<String>,
+    /// What [`Mutant::SlurmListedFirst`] read too early.
+    early_nodes: Option<Vec<SlurmNode>>,
+    retries: BTreeSet<String>,
+}
+
+/// One call to EC2 that is under way.
+pub struct Call {
+    pub host: usize,
+    pub life: u64,
+    id: CallId,
+    pub account: Account,
+    pub request: CloudRequest,
+    result: Option<CloudResult>,
+    /// The connection breaks with the process before the request is out.
+    dies_with_caller: bool,
+    throttled: bool,
+    answer_lost: bool,
+    /// The caller has its answer, or is gone.
+    over: bool,
+}
+
+impl Controller {
+    pub fn of(life: u64) -> Self {
+        Self { life, ..Self::default() }
+    }
+}
+
+impl World {
+    pub fn is_alive(&self, host: usize, life: u64) -> bool {
+        self.controllers[host].life == life
+    }
+
+    /// The controller that acts, if one does.
+    pub fn acting(&self) -> Option<usize> {
+        (0..self.controllers.len()).find(|host| self.controllers[*host].driver.is_some())
+    }
+
+    /// Whether this process is the one whose slurmctld is in control.
+    fn in_control(&self, host: usize) -> bool {
+        self.slurm.host == Some(host) && !self.controllers[host].superseded
+    }
+
+    pub fn start(&mut self, host: usize) {
+        if self.slurm.host.is_some() {
+            return;
+        }
+        let life = self.new_life();
+        let k = &mut self.k;
+        self.controllers[host] =
+            Controller { life, clock_origin: k.rng.u64(0..=k.now), ..Controller::default() };
+        k.note(|| format!("slurmctld starts on host {host}"));
+        self.slurm.start(k, host);
+        let delay = k.between(10, 2_000);
+        k.after(delay, Action::Open { host, life });
+        self.ask_to_register();
+    }
+
+    /// Take the fence and open the journal, or try again later.
+    pub fn open(&mut self, host: usize, life: u64) {
+        if !self.is_alive(host, life) || self.controllers[host].superseded {
+            return;
+        }
+        let epoch = if self.mutant == Some(Mutant::NoFence) {
+            self.disk.borrow_mut().epoch += 1;
+            Some(self.disk.borrow().epoch)
+        } else {
+            disk::take_fence(&self.disk)
+        };
+        let Some(epoch) = epoch else {
+            self.k.after(1_000, Action::Open { host, life });
+            return;
+        };
+        self.controllers[host].epoch = epoch;
+        let opened = match Journal::open(
+            Handle::new(&self.disk, (self.mutant != Some(Mutant::NoFence)).then_some(epoch)),
+            CLUSTER,
+        ) {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.k.note(|| format!("controller {host}: {error}"));
+                self.give_up_fence(epoch);
+                if self.disk.borrow().died {
+                    self.kill(host, true);
+                } else {
+                    self.k.after(5_000, Action::Open { host, life });
+                }
+                return;
+            }
+        };
+        let options = EngineOptions {
+            source: PowerSource::Watch,
+            nonce: format!("{:08x}", self.k.rng.u32(..)),
+            seed: self.k.rng.u64(..),
+        };
+        let mut state = opened.state;
+        if self.mutant == Some(Mutant::ForgetsOpenIntents) {
+            state.open.clear();
+        }
+        let now = self.time(host);
+        let driver = Driver::new(opened.journal, state, self.site_for_engine(), options, now);
+        let bound = driver.engine.persisted().bindings.values().map(|b| b.instance_id.clone());
+        let mut known: BTreeSet<String> = bound.collect();
+        for intent in driver.engine.persisted().open.values() {
+            if let CloudRequest::TerminateInstances { ids } = &intent.request {
+                known.extend(ids.iter().cloned());
+            }
+        }
+        self.forget_bindings();
+        let controller = &mut self.controllers[host];
+        controller.told_of = known;
+        controller.driver = Some(driver);
+        self.k.note(|| format!("controller {host} acts (fence {epoch})"));
+        self.deliver(host, Event::Tick);
+        self.plan_poll(host, true);
+    }
+
+    fn site_for_engine(&self) -> Arc<Site> {
+        let site = &self.slurm.plan.site;
+        if self.mutant != Some(Mutant::NoGraceTime) {
+            return Arc::clone(site);
+        }
+        let mut careless = (**site).clone();
+        careless.settings.orphan_grace_s = 0;
+        Arc::new(careless)
+    }
+
+    pub fn give_up_fence_of(&mut self, host: usize) {
+        let epoch = self.controllers[host].epoch;
+        self.give_up_fence(epoch);
+    }
+
+    fn give_up_fence(&mut self, epoch: u64) {
+        let mut disk = self.disk.borrow_mut();
+        if disk.holder == Some(epoch) {
+            disk.holder = None;
+        }
+    }
+
+    fn time(&self, host: usize) -> Now {
+        // A process on another host, or started later, counts from another origin.
+        let origin = self.controllers[host].clock_origin;
+        Now { mono_ms: self.k.now - origin, unix_ms: self.k.unix_ms() }
+    }
+
+    /// The process ends: nothing it holds in memory survives, and calls that are not out yet never happen.
+    pub fn kill(&mut self, host: usize, torn: bool) {
+        let life = self.new_life();
+        let old = std::mem::replace(&mut self.controllers[host], Controller::of(life));
+        self.k.note(|| format!("controller {host} dies"));
+        self.k.chaos.note(Fault::Kill, self.k.now);
+        drop(old.driver);
+        let tear = torn && self.k.strikes(Fault::TornTail, 0.7);
+        // What another process has written since is not this one's to lose.
+        if !old.superseded {
+            self.disk.borrow_mut().crash(tear.then_some(&mut self.k.rng));
+        }
+        self.give_up_fence(old.epoch);
+        self.forget_bindings();
+        if self.slurm.host == Some(host) {
+            self.slurm.stop(false);
+        }
+    }
+
+    /// Hand one event to the driver and begin what it wants.
+    pub fn deliver(&mut self, host: usize, event: Event) {
+        let now = self.time(host);
+        let Some(driver) = self.controllers[host].driver.as_mut() else { return };
+        if self.k.is_traced() && !matches!(event, Event::Tick) {
+            let text = brief(&event);
+            self.k.note(|| format!("  event to {host}: {text}"));
+        }
+        let outcome = driver.handle(event, now);
+        self.carry_out(host, outcome);
+    }
+
+    pub fn retry_journal(&mut self, host: usize, life: u64) {
+        if !self.is_alive(host, life) {
+            return;
+        }
+        self.controllers[host].retry_planned = false;
+        let Some(driver) = self.controllers[host].driver.as_mut() else { return };
+        let outcome = driver.retry();
+        self.carry_out(host, outcome);
+    }
+
+    fn carry_out(&mut self, host: usize, outcome: Outcome) {
+        if self.disk.borrow().died {
+            self.k.note(|| format!("controller {host} dies in a write to the journal"));
+            self.k.chaos.note(Fault::KillInWrite, self.k.now);
+            self.kill(host, true);
+            self.restart_later();
+            return;
+        }
+        if self.k.is_traced() {
+            for fact in &outcome.facts {
+                let text =
+                    format!("  {:?} {} {}: {}", fact.kind, fact.nodes, fact.instances.join(","), fact.text);
+                self.k.note(|| text);
+            }
+        }
+        let life = self.controllers[host].life;
+        if outcome.stalled.is_some() && !self.holds_fence(host) {
+            self.stand_down(host);
+            return;
+        }
+        if outcome.stalled.is_some() && !self.controllers[host].retry_planned {
+            self.controllers[host].retry_planned = true;
+            self.k.chaos.disturb(self.k.now);
+            self.k.after(1_000, Action::RetryJournal { host, life });
+        }
+        self.check_engine(host);
+        for effect in outcome.effects {
+            if !self.is_alive(host, life) {
+                return;
+            }
+            self.begin(host, effect);
+        }
+        self.plan_wake(host);
+    }
+
+    fn plan_wake(&mut self, host: usize) {
+        let controller = &mut self.controllers[host];
+        let Some(driver) = &controller.driver else { return };
+        let Some(deadline) = driver.engine.next_deadline() else { return };
+        let at = (deadline + controller.clock_origin).max(self.k.now);
+        if controller.wake_at.is_none_or(|planned| at < planned || planned < self.k.now) {
+            controller.wake_at = Some(at);
+            let life = controller.life;
+            self.k.at(at, Action::Wake { host, life });
+        }
+    }
+
+    pub fn wake(&mut self, host: usize, life: u64) {
+        if !self.is_alive(host, life) {
+            return;
+        }
+        let controller = &mut self.controllers[host];
+        if controller.wake_at.is_some_and(|at| at > self.k.now) {
+            return;
+        }
+        controller.wake_at = None;
+        let Some(driver) = &controller.driver else { return };
+        let due = driver.engine.next_deadline().is_some_and(|at| at + controller.clock_origin <= self.k.now);
+        if due {
+            self.deliver(host, Event::Tick);
+        } else {
+            self.plan_wake(host);
+        }
+    }
+
+    fn begin(&mut self, host: usize, effect: Effect) {
+        let needs_sync = effect.needs_sync();
+        match effect {
+            Effect::ReadPower => self.plan_poll(host, true),
+            Effect::Slurm { call, request } => {
+                if needs_sync && !self.holds_fence(host) {
+                    self.stand_down(host);
+                    return;
+                }
+                self.controllers[host].slurm_calls.push_back((call, request));
+                self.plan_serve(host);
+            }
+            Effect::Cloud { call, account, request } => {
+                if needs_sync && !self.holds_fence(host) {
+                    self.stand_down(host);
+                    return;
+                }
+                self.send(host, call, account, request);
+            }
+        }
+    }
+
+    fn holds_fence(&self, host: usize) -> bool {
+        self.mutant == Some(Mutant::NoFence) || self.disk.borrow().epoch == self.controllers[host].epoch
+    }
+
+    /// Another controller has acted since: this one must not.
+    fn stand_down(&mut self, host: usize) {
+        self.k.note(|| format!("controller {host} has lost the fence and stops"));
+        self.k.chaos.disturb(self.k.now);
+        let life = self.controllers[host].life;
+        self.controllers[host].driver = None;
+        self.k.after(1_000, Action::Open { host, life });
+    }
+
+    // --- slurmctld ---
+
+    pub fn plan_poll(&mut self, host: usize, full: bool) {
+        let controller = &mut self.controllers[host];
+        if controller.driver.is_none() || (controller.poll_planned && !full) {
+            return;
+        }
+        controller.poll_planned = true;
+        let life = controller.life;
+        let delay = self.k.between(1, 120);
+        self.k.after(delay, Action::Poll { host, life, full });
+    }
+
+    /// Read the bitmaps and tell what changed in them, as the shim does.
+    pub fn poll(&mut self, host: usize, life: u64, full: bool) {
+        if !self.is_alive(host, life) {
+            return;
+        }
+        self.controllers[host].poll_planned = false;
+        if self.controllers[host].driver.is_none() || !self.in_control(host) {
+            return;
+        }
+        let nodes = &self.slurm.state.nodes;
+        let set = |test: fn(&super::slurmctld::Node) -> bool| -> BTreeSet<usize> {
+            (0..nodes.len()).filter(|index| test(&nodes[*index])).collect()
+        };
+        let waking = set(super::slurmctld::Node::is_waking);
+        let suspended = set(|node| node.suspended);
+        let controller = &mut self.controllers[host];
+        controller.seen_changes = self.slurm.changes;
+        let names = |indexes: &mut dyn Iterator<Item = &usize>| -> Vec<String> {
+            indexes.map(|index| nodes[*index].name.clone()).collect()
+        };
+        let reading = if full {
+            PowerReading {
+                full,
+                waking: names(&mut waking.iter()),
+                suspended: names(&mut suspended.iter()),
+                ..PowerReading::default()
+            }
+        } else {
+            PowerReading {
+                full,
+                waking: names(&mut waking.difference(&controller.seen_waking)),
+                waking_ended: names(&mut controller.seen_waking.difference(&waking)),
+                suspended: names(&mut suspended.difference(&controller.seen_suspended)),
+                suspended_ended: names(&mut controller.seen_suspended.difference(&suspended)),
+                ..PowerReading::default()
+            }
+        };
+        controller.seen_waking = waking;
+        controller.seen_suspended = suspended;
+        if reading.is_empty() {
+            return;
+        }
+        if self.k.strikes(Fault::Overflow, 0.02) {
+            if self.mutant != Some(Mutant::OverflowWithoutRescan) {
+                self.deliver(host, Event::Rescan);
+                self.plan_poll(host, true);
+            }
+            return;
+        }
+        if self.mutant == Some(Mutant::StaleDesire) && self.k.rng.u8(0..4) == 0 {
+            let delay = self.k.between(60_000, 600_000);
+            let event = Box::new(Event::Power(reading.clone()));
+            self.k.after(delay, Action::Deliver { host, life, event });
+        }
+        self.hand_over(host, life, Event::Power(reading));
+    }
+
+    /// What slurmctld changed is seen a little later.
+    pub fn watch(&mut self) {
+        let Some(host) = self.slurm.host else { return };
+        let programs = std::mem::take(&mut self.slurm.programs);
+        if self.controllers[host].driver.is_none() {
+            return;
+        }
+        let life = self.controllers[host].life;
+        if self.controllers[host].seen_changes != self.slurm.changes {
+            self.plan_poll(host, false);
+        }
+        for program in programs {
+            if self.k.strikes(Fault::LostRequestOfSlurm, 0.2) {
+                continue;
+            }
+            use super::slurmctld::Program;
+            let event = match program {
+                Program::Resume(nodes) => Event::ResumeRequested { nodes, jobs: Vec::new() },
+                Program::Suspend(nodes) => Event::SuspendRequested { nodes },
+                Program::ResumeFail(nodes) => Event::ResumeFailed { nodes },
+            };
+            let delay = self.k.between(5, 3_000);
+            self.k.after(delay, Action::Deliver { host, life, event: Box::new(event) });
+        }
+    }
+
+    fn plan_serve(&mut self, host: usize) {
+        let controller = &mut self.controllers[host];
+        if controller.serving || controller.slurm_calls.is_empty() {
+            return;
+        }
+        controller.serving = true;
+        let life = controller.life;
+        let delay =
+            if self.k.rng.u8(0..50) == 0 { self.k.between(100, 5_000) } else { self.k.between(1, 20) };
+        self.k.after(delay, Action::Serve { host, life });
+    }
+
+    /// The next call to slurmctld, one at a time and in order.
+    pub fn serve(&mut self, host: usize, life: u64) {
+        if !self.is_alive(host, life) {
+            return;
+        }
+        self.controllers[host].serving = false;
+        let Some((call, request)) = self.controllers[host].slurm_calls.pop_front() else { return };
+        let unreachable = || SlurmError::Unreachable { what: "a call".into(), message: "simulated".into() };
+        let control = self.in_control(host);
+        let result = match &request {
+            SlurmRequest::LoadNodes => {
+                if self.slurm_fails_until > self.k.now || self.k.strikes(Fault::LoadFails, 0.05) {
+                    Err(unreachable())
+                } else {
+                    let early = self.controllers[host].early_nodes.take();
+                    Ok(SlurmReply::Nodes(early.unwrap_or_else(|| self.slurm.load())))
+                }
+            }
+            SlurmRequest::UpdateNodes(update) => {
+                if self.slurm_fails_until > self.k.now || self.k.strikes(Fault::UpdateFails, 0.05) {
+                    Err(unreachable())
+                } else if !control {
+                    Ok(SlurmReply::Done)
+                } else {
+                    self.check_update(update);
+                    let silent = self.mutant == Some(Mutant::SilentFailure) && update.reason.is_some();
+                    let result = if silent { Ok(()) } else { self.slurm.update(&mut self.k, update) };
+                    if self.k.strikes(Fault::UpdateAnswerLost, 0.03) {
+                        Err(unreachable())
+                    } else {
+                        result.map(|()| SlurmReply::Done)
+                    }
+                }
+            }
+            _ => Ok(SlurmReply::Done),
+        };
+        let result = if self.mutant == Some(Mutant::ToldBeforeSuccess)
+            && matches!(request, SlurmRequest::UpdateNodes(_))
+        {
+            Ok(SlurmReply::Done)
+        } else {
+            result
+        };
+        self.hand_over(host, life, Event::SlurmAnswered { call, result });
+        self.plan_serve(host);
+        self.watch();
+    }
+
+    /// What comes from the host thread arrives in its order: a reading never overtakes an answer.
+    fn hand_over(&mut self, host: usize, life: u64, event: Event) {
+        let delay = self.k.between(0, 5);
+        let at = (self.k.now + delay).max(self.controllers[host].handed_over_at);
+        self.controllers[host].handed_over_at = at;
+        self.k.at(at, Action::Deliver { host, life, event: Box::new(event) });
+    }
+
+    fn answer(&mut self, host: usize, life: u64, delay: u64, event: Event) {
+        if self.k.strikes(Fault::DuplicateAnswer, 0.02) {
+            let later = delay + self.k.between(0, 5_000);
+            self.k.after(later, Action::Deliver { host, life, event: Box::new(event.clone()) });
+        }
+        self.k.after(delay, Action::Deliver { host, life, event: Box::new(event) });
+    }
+
+    // --- EC2 ---
+
+    fn send(&mut self, host: usize, id: CallId, account: Account, mut request: CloudRequest) {
+        self.mutate_request(host, &mut request);
+        self.check_sent(host, &account, &request);
+        let k = &mut self.k;
+        let slow = matches!(request, CloudRequest::CreateFleet(_));
+        let (out, back) = if slow {
+            (k.between(200, 3_000), k.between(200, 3_000))
+        } else {
+            (k.between(10, 200), k.between(10, 300))
+        };
+        let blackout = self.cloud_fails_until > k.now;
+        let throttled = self.throttled_until > k.now || k.strikes(Fault::Throttle, 0.02);
+        let lost = blackout || (!throttled && k.strikes(Fault::LostRequest, 0.02));
+        let answer_lost = !lost && k.strikes(Fault::LostAnswer, 0.02);
+        let late = !lost && k.strikes(Fault::LateEffect, 0.02);
+        let number = self.next_call;
+        self.next_call += 1;
+        let timeout = k.between(2_000, CALL_TIMEOUT_MS);
+        let reaches = if late { timeout + k.between(0, 20_000) } else { out };
+        let returns = if lost || answer_lost || late { timeout } else { out + back };
+        let life = self.controllers[host].life;
+        if !lost {
+            k.after(reaches, Action::CallReaches { call: number });
+        }
+        k.after(returns, Action::CallReturns { call: number });
+        let dies_with_caller = k.rng.bool();
+        self.calls.insert(
+            number,
+            Call {
+                host,
+                life,
+                id,
+                account,
+                request,
+                result: None,
+                dies_with_caller,
+                throttled,
+                answer_lost,
+                over: false,
+            },
+        );
+    }
+
+    fn mutate_request(&mut self, host: usize, request: &mut CloudRequest) {
+        match (self.mutant, request) {
+            (Some(Mutant::NewTokenOnRetry), CloudRequest::CreateFleet(fleet)) => {
+                let again = !self.controllers[host].retries.insert(fleet.client_token.clone());
+                let token = format!("{}{}", fleet.client_token, if again { "-again" } else { "" });
+                fleet.instance_tags.insert(slurm_ec2_fleet::core::tag::LAUNCH.into(), token.clone());
+                fleet.client_token = token;
+            }
+            (Some(Mutant::SlurmListedFirst), CloudRequest::DescribeCluster { .. }) => {
+                // The reading waits for the list, however long that takes.
+                let early = self.controllers[host].early_nodes.take();
+                self.controllers[host].early_nodes = Some(early.unwrap_or_else(|| self.slurm.load()));
+            }
+            _ => {}
+        }
+    }
+
+    /// A request arrives at EC2.
+    pub fn call_reaches(&mut self, number: u64) {
+        let Some(call) = self.calls.get(&number) else { return };
+        let alive = self.is_alive(call.host, call.life);
+        if !alive && call.dies_with_caller {
+            return;
+        }
+        let (host, account, request) = (call.host, call.account.clone(), call.request.clone());
+        let result = if call.throttled {
+            Err(ec2::error(ErrorClass::Throttle, "RequestLimitExceeded"))
+        } else {
+            let forget = self.mutant == Some(Mutant::UnbindForgetsTerminate)
+                && matches!(&request, CloudRequest::TerminateInstances { ids }
+                    if ids.iter().any(|id| self.was_powered_down(id)));
+            if forget {
+                let CloudRequest::TerminateInstances { ids } = &request else { return };
+                Ok(CloudReply::Terminated { terminated: ids.clone(), unknown: Vec::new() })
+            } else {
+                self.check_reaches(host, &request);
+                self.ec2.perform(&mut self.k, &account, &request)
+            }
+        };
+        let Some(call) = self.calls.get_mut(&number) else { return };
+        if call.over {
+            self.calls.remove(&number);
+        } else if !call.answer_lost {
+            call.result = Some(result);
+        }
+    }
+
+    pub fn call_returns(&mut self, number: u64) {
+        let Some(call) = self.calls.get(&number) else { return };
+        let (host, life) = (call.host, call.life);
+        let result = call.result.clone();
+        if !self.is_alive(host, life) {
+            if let Some(call) = self.calls.get_mut(&number) {
+                call.over = true;
+            }
+            return;
+        }
+        let mut result = result.unwrap_or_else(|| Err(ec2::error(ErrorClass::Transient, "Timeout")));
+        if self.mutate_answer(number, &mut result) {
+            return;
+        }
+        if let Ok(CloudReply::Fleet(fleet)) = &result {
+            self.controllers[host].told_of.extend(fleet.instance_ids());
+        }
+        let Some(call) = self.calls.get_mut(&number) else { return };
+        let id = call.id;
+        // A late effect may still be to come.
+        call.over = true;
+        self.answer(host, life, 0, Event::CloudAnswered { call: id, result });
+    }
+
+    /// True when the answer is swallowed and the call is sent again.
+    fn mutate_answer(&mut self, number: u64, result: &mut CloudResult) -> bool {
+        let Some(call) = self.calls.get(&number) else { return false };
+        match (self.mutant, &call.request) {
+            (
+                Some(Mutant::EmptyOnFailedDescribe),
+                CloudRequest::DescribeCluster { .. } | CloudRequest::DescribeInstances { .. },
+            ) if result.is_err() => *result = Ok(CloudReply::Instances(Vec::new())),
+            (Some(Mutant::FirstPageOnly), CloudRequest::DescribeCluster { .. }) => {
+                if let Ok(CloudReply::Instances(instances)) = result {
+                    instances.truncate(self.ec2.page);
+                }
+            }
+            (Some(Mutant::AdoptByNameOnly), CloudRequest::DescribeCluster { .. }) => {
+                if let Ok(CloudReply::Instances(instances)) = result {
+                    let account = call.account.clone();
+                    let foreign = CloudRequest::DescribeCluster { cluster: "another".into() };
+                    if let Ok(CloudReply::Instances(more)) = self.ec2.perform(&mut self.k, &account, &foreign)
+                    {
+                        instances.extend(more);
+                    }
+                }
+            }
+            (Some(Mutant::NotFoundMeansGone), CloudRequest::DescribeInstances { ids }) => {
+                if let Ok(CloudReply::Instances(instances)) = result {
+                    for id in ids {
+                        if instances.iter().any(|instance| instance.id == *id) {
+                            continue;
+                        }
+                        if let Some(gone) = self.ec2.as_terminated(id) {
+                            instances.push(gone);
+                        }
+                    }
+                }
+            }
+            (Some(Mutant::ThrottledMeansTerminated), CloudRequest::TerminateInstances { ids }) => {
+                if matches!(result, Err(error) if error.class == ErrorClass::Throttle) {
+                    *result = Ok(CloudReply::Terminated { terminated: ids.clone(), unknown: Vec::new() });
+                }
+            }
+            (Some(Mutant::NoBudget), _) => {
+                if matches!(result, Err(error) if error.class == ErrorClass::Throttle) {
+                    let Some(call) = self.calls.remove(&number) else { return false };
+                    self.send(call.host, call.id, call.account, call.request);
+                    return true;
+                }
+            }
+            _ => {}
+        }
+        false
+    }
+}
+
+fn brief(event: &Event) -> String {
+    match event {
+        Event::CloudAnswered { call, result: Ok(CloudReply::Instances(instances)) } => {
+            let ids: Vec<&str> = instances.iter().map(|instance| instance.id.as_str()).collect();
+            format!("CloudAnswered {call} instances {}", ids.join(","))
+        }
+        Event::CloudAnswered { call, result: Ok(CloudReply::Fleet(fleet)) } => {
+            format!("CloudAnswered {call} fleet {} with {:?}", fleet.fleet_id, fleet.instance_ids())
+        }
+        Event::CloudAnswered { call, result } => format!("CloudAnswered {call} {result:?}"),
+        Event::SlurmAnswered { call, result: Ok(SlurmReply::Nodes(nodes)) } => {
+            let states: Vec<String> = nodes
+                .iter()
+                .map(|node| format!("{} {} {}", node.name, node.state_text(), node.addr))
+                .collect();
+            format!("SlurmAnswered {call} {}", states.join("; "))
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+pub type SharedDisk = Rc<RefCell<Disk>>;
