@@ -42,6 +42,8 @@ pub struct Options {
     pub slurm_conf: String,
     /// Count the processes that slurmctld starts ([`Cluster::forks`]).
     pub count_forks: bool,
+    /// Instances run slurmd; without it they exist in EC2 alone.
+    pub slurmd: bool,
     /// Start slurmctld at once.
     pub start: bool,
 }
@@ -61,6 +63,7 @@ impl Default for Options {
             slurmd_timeout: 60,
             slurm_conf: String::new(),
             count_forks: false,
+            slurmd: true,
             start: true,
         }
     }
@@ -90,7 +93,7 @@ impl Cluster {
             ],
         });
         merge(&mut scenario, &options.scenario);
-        let emulator = Emulator::start(folder, &scenario, &instances)?;
+        let emulator = Emulator::start(folder, &scenario, options.slurmd.then_some(&instances))?;
         emulator.create_launch_template("rig")?;
 
         let config = folder.join("config");

@@ -33,8 +33,8 @@ pub struct Emulator {
 
 impl Emulator {
     /// Start it with a scenario (the JSON that `ec2-emulator schema` describes); instances are processes of this
-    /// machine.
-    pub fn start(scratch: &Path, scenario: &Value, instances: &Instances) -> Outcome<Self> {
+    /// machine, or nothing at all.
+    pub fn start(scratch: &Path, scenario: &Value, instances: Option<&Instances>) -> Outcome<Self> {
         let file = scratch.join("scenario.json");
         std::fs::write(&file, scenario.to_string()).map_err(|e| format!("{}: {e}", file.display()))?;
         let mut emulator = Self { url: String::new(), daemon: None, scratch: scratch.to_owned() };
@@ -42,7 +42,7 @@ impl Emulator {
         Ok(emulator)
     }
 
-    fn launch(&mut self, instances: &Instances) -> Outcome<()> {
+    fn launch(&mut self, instances: Option<&Instances>) -> Outcome<()> {
         let port_file = self.scratch.join("emulator.port");
         let mut command = Command::new(paths::program("ec2-emulator")?);
         command
@@ -50,15 +50,17 @@ impl Emulator {
             .arg("--port-file")
             .arg(&port_file)
             .arg("--scenario")
-            .arg(self.scratch.join("scenario.json"))
-            .arg("--on-boot")
-            .arg(instances.program(Verb::Boot))
-            .arg("--on-end")
-            .arg(instances.program(Verb::End))
-            .arg("--on-hibernate")
-            .arg(instances.program(Verb::Freeze))
-            .arg("--on-resume")
-            .arg(instances.program(Verb::Thaw));
+            .arg(self.scratch.join("scenario.json"));
+        if let Some(instances) = instances {
+            for (option, verb) in [
+                ("--on-boot", Verb::Boot),
+                ("--on-end", Verb::End),
+                ("--on-hibernate", Verb::Freeze),
+                ("--on-resume", Verb::Thaw),
+            ] {
+                command.arg(option).arg(instances.program(verb));
+            }
+        }
         let mut daemon = Daemon::start("ec2-emulator", command, &self.scratch.join("emulator.log"))?;
         self.url = wait::until("ec2-emulator", || {
             daemon.check()?;
