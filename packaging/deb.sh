@@ -81,7 +81,7 @@ finish() { # OUT
 	(cd "$root" && find . -type f ! -path './DEBIAN/*' -printf '%P\0' | sort -z | xargs -0 md5sum >DEBIAN/md5sums)
 	find "$root" -newermt "@$SOURCE_DATE_EPOCH" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 	mkdir -p "$1"
-	dpkg-deb --root-owner-group -Zxz --build "$root" "$1" | sed -n "s/.* in '\(.*\)'.*/\1/p"
+	dpkg-deb --root-owner-group "-Z${COMPRESSION:-xz}" --build "$root" "$1" | sed -n "s/.* in '\(.*\)'.*/\1/p"
 }
 
 case $kind in

@@ -6,6 +6,7 @@
 # root.sh enter SUITE [NAME=FOLDER]... -- COMMAND...
 #                                           run COMMAND inside it; each FOLDER is there read-only, at its own path, under
 #                                           which `rw:FOLDER` may be written
+# root.sh fresh SUITE [...] -- COMMAND...   the same, and whatever COMMAND writes is forgotten afterwards
 # root.sh folder SUITE                      print its folder
 #
 # SUITE is a Debian code name: bookworm (Slurm 22.05), trixie (24.11), sid (26.05). The roots are in EC2FLEET_ROOTS
@@ -92,13 +93,20 @@ enter() {
 	shift
 	unshare --mount --pid --net --uts --fork --kill-child --propagation private -- /bin/sh -c '
 		set -e
-		root=$1 folders=$2
-		shift 2
+		root=$1 folders=$2 fresh=$3
+		shift 3
 		hostname localhost
 		ip link set lo up
 		# getaddrinfo with AI_ADDRCONFIG, as Slurm asks it, resolves nothing where 127.0.0.1 is the only address.
 		ip address add 127.0.0.2/8 dev lo
-		mount --bind "$root" "$root"
+		if [ "$fresh" = yes ]; then
+			mount -t tmpfs tmpfs /mnt
+			mkdir /mnt/written /mnt/work /mnt/root
+			mount -t overlay overlay -o "lowerdir=$root,upperdir=/mnt/written,workdir=/mnt/work" /mnt/root
+			root=/mnt/root
+		else
+			mount --bind "$root" "$root"
+		fi
 		mount -t proc proc "$root/proc"
 		mount --rbind /dev "$root/dev"
 		# slurmd asks for the cgroup file system even where nothing uses it (22.05 has no way to tell it not to).
@@ -112,21 +120,23 @@ enter() {
 			mount --rbind "$from" "$root$to"
 			[ $option = rw ] || mount -o remount,bind,ro "$root$to"
 		done
-		exec chroot "$root" "$@"' sh "$root" "$folders" "$@" &
+		exec chroot "$root" "$@"' sh "$root" "$folders" "$fresh" "$@" &
 	inside=$!
 	# unshare itself ignores these; its end ends all that runs inside.
 	trap 'kill -KILL $inside' INT TERM HUP
 	wait "$inside"
 }
 
+fresh=no
 ROOTS=${EC2FLEET_ROOTS:-/var/tmp/ec2fleet-roots}
 [ "$(id -u)" = 0 ] || fail "chroot and debootstrap need root"
 command=${1:-}
-[ $# -gt 1 ] || fail "usage: root.sh make|enter|folder SUITE ..."
+[ $# -gt 1 ] || fail "usage: root.sh make|enter|fresh|folder SUITE ..."
 shift
 case $command in
 make) make_root "$1" ;;
 enter) enter "$@" ;;
+fresh) fresh=yes enter "$@" ;;
 folder) echo "$ROOTS/$1" ;;
 *) fail "unknown command '$command'" ;;
 esac
