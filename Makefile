@@ -57,6 +57,9 @@ lint: ## formatting and clippy
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then $(CARGO) clippy --locked --all-targets -- -D warnings; \
 		else echo "lint: cargo clippy is not installed (rustup component add clippy); lints are not checked"; fi
 
+sim: ## simulate clusters: make sim SEEDS=N; the first failing seed can be replayed with SEED=N
+	$(CARGO) run --locked --example sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
 deps: ## install the missing system packages (as root), or print the line that does it
 	@deploy/deps.sh $(PACKAGES)
 
