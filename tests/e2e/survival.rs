@@ -130,8 +130,11 @@ fn a_panic_in_the_engine_hands_over_to_the_programs() {
     cluster.wait_for_plugin().unwrap();
     let output = cluster.scratch.path().join("job.out");
     let job = submit(&cluster, 4, &output);
-    wait::until("instances", || Ok((!cluster.emulator.living_instances()?.is_empty()).then_some(())))
-        .unwrap();
+    // Earlier, nothing would start a program for these nodes before ResumeTimeout.
+    wait::until("the nodes' addresses", || {
+        Ok(cluster.events().iter().any(|event| event["kind"] == "addresses-set").then_some(()))
+    })
+    .unwrap();
     // The answer may or may not come: the engine that should give it is gone.
     let _ = cluster.ask_plugin(&json!({"v": 1, "op": "panic"}));
     assert_eq!(cluster.slurm.wait_for_job(job).unwrap()["JobState"], "COMPLETED");
