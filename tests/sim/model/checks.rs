@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use slurm_ec2_fleet::core::ec2_api::CloudRequest;
-use slurm_ec2_fleet::core::site::Account;
+use slurm_ec2_fleet::core::site::{Account, NodeNaming};
 use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeStateChange, NodeUpdate};
 use slurm_ec2_fleet::core::tag;
 
@@ -27,6 +27,8 @@ pub struct Checks {
     pub suspended: BTreeMap<String, u64>,
     /// Instances whose end was ordered when Slurm had powered their node down. EC2 may take a while to hear of it.
     asked: BTreeSet<String>,
+    /// Instances whose address slurmctld has been told of.
+    told: BTreeSet<String>,
     /// Describe calls of each account since the count began.
     pub describes: Option<BTreeMap<Account, u32>>,
 }
@@ -186,29 +188,62 @@ impl World {
         self.controllers[host].told_of.extend(told);
     }
 
+    /// slurmctld has answered: whatever now counts as told has its address there.
+    pub fn check_told(&mut self, host: usize) {
+        let controller = &self.controllers[host];
+        let Some(driver) = controller.driver.as_ref().filter(|_| !controller.superseded) else { return };
+        let mut wrong = Vec::new();
+        let mut told = BTreeSet::new();
+        for binding in driver.engine.persisted().bindings.values().filter(|binding| binding.told) {
+            let node = self.slurm.find(&binding.node).map(|index| &self.slurm.state.nodes[index]);
+            let differs = node.is_some_and(|node| !node.suspended && node.addr != binding.addr);
+            if differs && !self.checks.told.contains(&binding.instance_id) {
+                wrong.push((binding.node.clone(), binding.addr.clone()));
+            }
+            told.insert(binding.instance_id.clone());
+        }
+        self.checks.told = told;
+        for (node, addr) in wrong {
+            self.k.violate(|| format!("{node} counts as told of {addr}, and slurmctld has another address"));
+        }
+    }
+
     /// A new process continues: what it has read is what it knows.
     pub fn forget_bindings(&mut self) {
         self.checks.bindings.clear();
+        // What the journal says was told may have been forgotten by slurmctld since.
+        if let Some(driver) = self.acting().and_then(|host| self.controllers[host].driver.as_ref()) {
+            let told = driver.engine.persisted().bindings.values().filter(|binding| binding.told);
+            self.checks.told = told.map(|binding| binding.instance_id.clone()).collect();
+        }
     }
 
+    /// Whether Slurm has powered down the node of this instance, or given it up, since the instance was launched.
     pub fn was_powered_down(&self, id: &str) -> bool {
         let Some(number) = self.ec2.machine(id) else { return false };
-        let name = self.ec2.machines[number].node.as_ref().or_else(|| self.checks.last_node.get(id));
-        self.checks.unwanted.get(&number).is_some_and(|unwanted| unwanted.powered_down)
-            || name
-                .and_then(|name| self.slurm.find(name))
-                .is_some_and(|index| self.slurm.state.nodes[index].suspended)
+        let machine = &self.ec2.machines[number];
+        let name = machine
+            .node
+            .clone()
+            .or_else(|| self.checks.last_node.get(id).cloned())
+            .or_else(|| self.ec2.own_name(number, NodeNaming::LaunchIndex));
+        let since = name.and_then(|name| self.checks.suspended.get(&name));
+        since.is_some_and(|at| *at >= machine.launched)
+            || self.checks.unwanted.get(&number).is_some_and(|unwanted| unwanted.powered_down)
             || self.slurm.state.nodes.iter().any(|node| node.suspended && node.instance == Some(number))
+    }
+
+    /// Remember which nodes are suspended now.
+    pub fn note_suspended(&mut self) {
+        for node in self.slurm.state.nodes.iter().filter(|node| node.suspended) {
+            self.checks.suspended.insert(node.name.clone(), self.k.now);
+        }
     }
 
     /// Every instance serves a node that Slurm wants, or is on its way out within the promised time.
     pub fn look(&mut self) {
         let now = self.k.now;
-        for node in &self.slurm.state.nodes {
-            if node.suspended {
-                self.checks.suspended.insert(node.name.clone(), now);
-            }
-        }
+        self.note_suspended();
         let acting = self.acting();
         let able = acting.is_some_and(|host| {
             let controller = &self.controllers[host];

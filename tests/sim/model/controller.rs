@@ -159,10 +159,10 @@ impl World {
                 known.extend(ids.iter().cloned());
             }
         }
-        self.forget_bindings();
         let controller = &mut self.controllers[host];
         controller.told_of = known;
         controller.driver = Some(driver);
+        self.forget_bindings();
         self.k.note(|| format!("controller {host} acts (fence {epoch})"));
         self.deliver(host, Event::Tick);
         self.plan_poll(host, true);

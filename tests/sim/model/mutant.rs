@@ -41,7 +41,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NoSyncBeforeCall,
         Self::NewTokenOnRetry,
         Self::EmptyOnFailedDescribe,
@@ -53,6 +53,7 @@ impl Mutant {
         Self::StaleDesire,
         Self::AdoptByNameOnly,
         Self::NoBudget,
+        Self::ToldBeforeSuccess,
         Self::SilentFailure,
     ];
 }

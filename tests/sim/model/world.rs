@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeStateChange, NodeUpdate};
+use slurm_ec2_fleet::core::event::Event;
+use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeStateChange, NodeUpdate, SlurmReply};
 
 use super::chaos::Fault;
 use super::checks::Checks;
@@ -94,7 +95,11 @@ impl World {
             Action::Serve { host, life } => self.serve(host, life),
             Action::Deliver { host, life, event } => {
                 if self.is_alive(host, life) {
+                    let told = matches!(*event, Event::SlurmAnswered { result: Ok(SlurmReply::Done), .. });
                     self.deliver(host, *event);
+                    if told {
+                        self.check_told(host);
+                    }
                 }
             }
             Action::RetryJournal { host, life } => self.retry_journal(host, life),
@@ -173,6 +178,7 @@ impl World {
             self.slurm.state.nodes.iter().map(|node| node.boot_requested).collect();
         let timeouts = self.slurm.stats.resume_timeouts;
         self.slurm.power_work(&mut self.k);
+        self.note_suspended();
         if self.slurm.stats.resume_timeouts == timeouts {
             return;
         }
