@@ -84,8 +84,6 @@ pub enum AfterMaxHibernation {
     Wait,
     /// Requeue the job and give the instance up.
     Requeue,
-    /// Move the instance's disks and network interface to an on-demand instance.
-    OnDemand,
 }
 
 /// Rules for nodes whose Spot instance EC2 hibernated.

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod driver;
 pub mod explain;
 pub mod host;
+pub mod metrics;
 pub mod places;
 pub mod plugin;
 pub mod protocol;

@@ -12,6 +12,7 @@ use super::active::{Active, End, HEARTBEAT, SlurmPort};
 use super::clock::unix_ms;
 use super::commands::{self, Identity};
 use super::host::HostLink;
+use super::metrics;
 use super::places;
 use super::plugin::PluginOptions;
 use super::protocol::{Operation, RefusalKind, Reply, Response};
@@ -71,7 +72,7 @@ pub async fn run(options: PluginOptions, host: HostLink, mut stop: watch::Receiv
         };
         last_complaint.clear();
         if listening.is_none() {
-            listening = listen(&configured, &sender, &stop, &host);
+            listening = Some(listen(&configured, &sender, &stop, &host));
         }
         let task = tokio::spawn(act(
             active,
@@ -103,12 +104,14 @@ pub async fn run(options: PluginOptions, host: HostLink, mut stop: watch::Receiv
     drop(listening);
 }
 
-/// The socket server, ended when this is dropped.
-struct Listening(JoinHandle<()>);
+/// The socket server and the metrics, ended when this is dropped.
+struct Listening(Vec<JoinHandle<()>>);
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.0.abort();
+        for task in &self.0 {
+            task.abort();
+        }
     }
 }
 
@@ -148,25 +151,39 @@ fn listen(
     commands: &mpsc::Sender<Command>,
     stop: &watch::Receiver<bool>,
     host: &HostLink,
-) -> Option<Listening> {
+) -> Listening {
+    let mut tasks = Vec::new();
+    // Acting matters more than answering: what cannot be had is said and done without.
     match Socket::bind(&places::socket(&configured.state_dir), SocketOptions::default()) {
         Ok(socket) => {
             let (commands, stop, host) = (commands.clone(), stop.clone(), host.clone());
-            Some(Listening(tokio::spawn(async move {
+            tasks.push(tokio::spawn(async move {
                 if let Err(error) = socket.serve(commands, stop).await {
                     host.log(HostLogLevel::Error, format!("the socket failed: {error}"));
                 }
-            })))
+            }));
         }
         Err(error) => {
-            // Acting matters more than answering.
             host.log(
                 HostLogLevel::Error,
                 format!("the tool and the programs cannot reach the plugin: {error}"),
             );
-            None
         }
     }
+    let program = &configured.loaded.program;
+    if let Some(port) = program.metrics_port {
+        let (commands, host) = (commands.clone(), host.clone());
+        tasks.push(tokio::spawn(async move {
+            if let Err(error) = metrics::serve(port, commands).await {
+                host.log(HostLogLevel::Error, format!("no metrics on port {port}: {error}"));
+            }
+        }));
+    }
+    if let Some(path) = program.metrics_file.clone() {
+        let commands = commands.clone();
+        tasks.push(tokio::spawn(async move { metrics::write_file(&path, commands).await }));
+    }
+    Listening(tasks)
 }
 
 fn identity(options: &PluginOptions, configured: &Configured) -> Identity {

@@ -161,7 +161,7 @@ fn own_keys_reach_the_model() {
         ("KeepResponding", json!(false)),
         ("ExtendTimeLimit", json!(false)),
         ("MaxHibernationMin", json!(90)),
-        ("AfterMaxHibernation", json!("on-demand")),
+        ("AfterMaxHibernation", json!("requeue")),
         ("WakeTimeoutSec", json!(200)),
     ] {
         groups[1][key] = value;
@@ -200,7 +200,7 @@ fn own_keys_reach_the_model() {
     let hibernation = &second.hibernation;
     assert!(!hibernation.keep_responding && !hibernation.extend_time_limit);
     assert_eq!((hibernation.max_minutes, hibernation.wake_timeout_s), (Some(90), 200));
-    assert_eq!(hibernation.after_max, AfterMaxHibernation::OnDemand);
+    assert_eq!(hibernation.after_max, AfterMaxHibernation::Requeue);
     assert_eq!(second.spot_options.instance_interruption_behavior.as_deref(), Some("hibernate"));
 }
 
