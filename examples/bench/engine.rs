@@ -99,6 +99,7 @@ fn world(nodes: u32, now: Now) -> World {
                 (tag::GROUP, "g"),
                 (tag::LAUNCH, launch.as_str()),
                 (tag::NODE, node.as_str()),
+                ("Name", node.as_str()),
             ]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into(),
@@ -162,8 +163,8 @@ pub fn run(numbers: &mut Numbers) -> Outcome<()> {
         let options = EngineOptions { source: PowerSource::Watch, nonce: "abc".into(), seed: 7 };
         let mut engine = Engine::new(Arc::new(site(nodes)), world.persisted.clone(), options, now);
         settle(&mut engine, &world, Event::Tick, now);
-        // Name tags and whatever else the start left to do.
-        for _ in 0..200 {
+        // Whatever the start left to do.
+        for _ in 0..3 {
             now = now.plus(60_000);
             settle(&mut engine, &world, Event::Tick, now);
         }
