@@ -146,17 +146,17 @@ impl Engine {
 
     /// Neither bound, nor expected by a launch, nor on its way out.
     fn is_ownerless(&self, instance: &Instance) -> bool {
+        // Nearly every instance is bound: what follows looks at every launch and fleet.
+        if self.by_instance.contains_key(&instance.id) {
+            return false;
+        }
         let launch = instance.tags.get(tag::LAUNCH);
         let expected =
             self.launches.values().any(|open| Some(&open.token) == launch || open.expects(&instance.id));
         let fleet = instance.tags.get(super::fleet::FLEET_ID);
         let in_fleet =
             fleet.is_some_and(|id| self.persisted.fleets.values().any(|known| known.fleet_id == *id));
-        !self.by_instance.contains_key(&instance.id)
-            && !expected
-            && !in_fleet
-            && !self.in_group_fleet(instance)
-            && !self.is_ending(&instance.id)
+        !expected && !in_fleet && !self.in_group_fleet(instance) && !self.is_ending(&instance.id)
     }
 
     fn judge_orphans(&mut self, account: &Account, alive: &BTreeMap<&str, &Instance>) {

@@ -53,7 +53,11 @@ impl Engine {
 
     /// Nodes up on instances that may be put to sleep are looked at often enough to be ahead of SlurmdTimeout.
     fn watch_for_sleep(&mut self) {
-        if self.sleep_watch_in_flight > 0 {
+        if self.sleep_watch_in_flight > 0 || !self.site.groups().iter().any(|group| group.hibernates()) {
+            return;
+        }
+        if self.sleep_watch_at > self.now.mono_ms {
+            self.wake(self.sleep_watch_at);
             return;
         }
         let mut by_account: BTreeMap<Account, Vec<String>> = BTreeMap::new();
@@ -64,10 +68,6 @@ impl Engine {
             }
         }
         if by_account.is_empty() {
-            return;
-        }
-        if self.sleep_watch_at > self.now.mono_ms {
-            self.wake(self.sleep_watch_at);
             return;
         }
         self.sleep_watch_at = self.now.mono_ms + self.alive_interval_ms().min(10_000);
