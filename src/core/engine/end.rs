@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Ending instances, in batches, until EC2 has confirmed it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::Engine;
-use super::outbox::Purpose;
+use super::outbox::{Purpose, Repeats};
 use crate::core::ec2_api::{CloudRequest, CloudResult};
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
-use crate::core::record::{Intent, Outcome, Record};
+use crate::core::record::{Outcome, Record};
 use crate::core::site::Account;
 
 /// Ids in one TerminateInstances call (EC2 API reference, API_TerminateInstances).
@@ -23,8 +23,7 @@ pub(super) struct EndQueue {
     ids: BTreeSet<String>,
     first: u64,
     last: u64,
-    /// Intents whose call failed, and the `mono_ms` at which it is repeated.
-    repeats: BTreeMap<u64, u64>,
+    repeats: Repeats,
 }
 
 impl EndQueue {
@@ -77,15 +76,8 @@ impl Engine {
     }
 
     fn terminate(&mut self, account: &Account, ids: Vec<String>) {
-        let id = self.persisted.next_id;
         let request = CloudRequest::TerminateInstances { ids: ids.clone() };
-        let intent = Intent {
-            unix_ms: self.now.unix_ms,
-            account: account.clone(),
-            request: request.clone(),
-            launch: None,
-        };
-        self.record(Record::Intent { id, intent });
+        let id = self.record_intent(account, request.clone(), None);
         let text = format!("{} instances in {account}", ids.len());
         self.fact(self.new_fact(FactKind::TerminateSent, text).instances(ids));
         self.cloud(Purpose::Terminate { account: account.clone(), intent: id }, request);
@@ -94,14 +86,10 @@ impl Engine {
     fn repeat_terminations(&mut self, account: &Account) {
         let now = self.now.mono_ms;
         let Some(queue) = self.endings.get_mut(account) else { return };
-        let due: Vec<u64> =
-            queue.repeats.iter().filter(|(_, at)| **at <= now).map(|(intent, _)| *intent).collect();
-        queue.repeats.retain(|_, at| *at > now);
-        let next = queue.repeats.values().min().copied();
+        let due = queue.repeats.take_due(now);
+        let next = queue.repeats.next();
         for intent in due {
-            let Some(request) = self.persisted.open.get(&intent).map(|open| open.request.clone()) else {
-                continue;
-            };
+            let Some(request) = self.open_request(intent) else { continue };
             self.cloud(Purpose::Terminate { account: account.clone(), intent }, request);
         }
         if let Some(at) = next {
@@ -144,7 +132,7 @@ impl Engine {
                         .code(error.code.clone()),
                 );
                 let at = self.now.mono_ms + wait;
-                self.endings.entry(intent.account).or_default().repeats.insert(id, at);
+                self.endings.entry(intent.account).or_default().repeats.add(id, at);
             }
         }
     }

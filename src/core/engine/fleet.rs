@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::launch::{Pool, pools};
-use super::outbox::Purpose;
+use super::outbox::{Purpose, Repeats};
 use super::{Desire, Engine};
 use crate::core::ec2_api::{
     CloudReply, CloudRequest, CloudResult, CreateFleet, Fleet, FleetType, Instance, InstanceState,
@@ -16,7 +16,7 @@ use crate::core::ec2_api::{
 use crate::core::fact::FactKind;
 use crate::core::fleet_spec::LaunchTemplateOverride;
 use crate::core::limits::backoff_ms;
-use crate::core::record::{Intent, NodeFleet, Outcome, Record};
+use crate::core::record::{NodeFleet, Outcome, Record};
 use crate::core::site::{Account, FleetScope, Lifecycle, NodeGroup, Site};
 use crate::core::tag;
 
@@ -53,7 +53,7 @@ pub(super) struct Fulfil {
 pub(super) struct FleetEnds {
     ids: BTreeSet<String>,
     since: u64,
-    repeats: BTreeMap<u64, u64>,
+    repeats: Repeats,
 }
 
 impl FleetEnds {
@@ -318,10 +318,8 @@ impl Engine {
             .collect();
         for account in accounts {
             let Some(ends) = self.fleet_ends.get_mut(&account) else { continue };
-            let due: Vec<u64> =
-                ends.repeats.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
-            ends.repeats.retain(|_, at| *at > now);
-            let mut wakes: Vec<u64> = ends.repeats.values().copied().collect();
+            let due = ends.repeats.take_due(now);
+            let mut wakes: Vec<u64> = ends.repeats.next().into_iter().collect();
             let batch_at = ends.since + idle;
             let ids: Vec<String> = if ends.ids.is_empty() {
                 Vec::new()
@@ -335,20 +333,13 @@ impl Engine {
                 self.wake(at);
             }
             for intent in due {
-                if let Some(request) = self.persisted.open.get(&intent).map(|open| open.request.clone()) {
+                if let Some(request) = self.open_request(intent) {
                     self.cloud(Purpose::DeleteFleets { account: account.clone(), intent }, request);
                 }
             }
             for chunk in ids.chunks(MAX_DELETE) {
-                let id = self.persisted.next_id;
                 let request = CloudRequest::DeleteFleets { ids: chunk.to_vec(), terminate_instances: true };
-                let intent = Intent {
-                    unix_ms: self.now.unix_ms,
-                    account: account.clone(),
-                    request: request.clone(),
-                    launch: None,
-                };
-                self.record(Record::Intent { id, intent });
+                let id = self.record_intent(&account, request.clone(), None);
                 self.cloud(Purpose::DeleteFleets { account: account.clone(), intent: id }, request);
             }
         }
@@ -392,7 +383,7 @@ impl Engine {
                 let at = self.now.mono_ms + backoff_ms(*attempts + 1, &mut self.rng);
                 let text = format!("{} fleets still exist: {message}", ids.len());
                 self.fact(self.new_fact(FactKind::TerminateFailed, text).code(code));
-                self.fleet_ends.entry(intent.account).or_default().repeats.insert(id, at);
+                self.fleet_ends.entry(intent.account).or_default().repeats.add(id, at);
             }
         }
     }

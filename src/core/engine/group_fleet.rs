@@ -11,6 +11,7 @@ use super::Engine;
 use super::fleet::FLEET_ID;
 use super::launch::pools;
 use super::outbox::Purpose;
+use super::reconcile::busy_addresses;
 use crate::core::ec2_api::{
     CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, Fleet, FleetType, Instance, InstanceState,
 };
@@ -270,16 +271,9 @@ impl Engine {
         }
         if !requests.is_empty() {
             let request = CloudRequest::CancelSpotInstanceRequests { ids: requests };
-            let id = self.record_intent(account, request.clone());
+            let id = self.record_intent(account, request.clone(), None);
             self.cloud(Purpose::CancelSpot { account: account.clone(), intent: id }, request);
         }
-    }
-
-    fn record_intent(&mut self, account: &Account, request: CloudRequest) -> u64 {
-        let id = self.persisted.next_id;
-        let intent = Intent { unix_ms: self.now.unix_ms, account: account.clone(), request, launch: None };
-        self.record(Record::Intent { id, intent });
-        id
     }
 
     /// A cancelled request that EC2 does not know any more has ended with its instance.
@@ -292,7 +286,7 @@ impl Engine {
     }
 
     fn begin_group_call(&mut self, stem: &str, account: &Account, request: CloudRequest) {
-        let id = self.record_intent(account, request.clone());
+        let id = self.record_intent(account, request.clone(), None);
         if let Some(state) = self.group_states.get_mut(stem) {
             state.open_intent = Some(id);
         }
@@ -446,12 +440,7 @@ impl Engine {
         let pairs: Vec<(String, Instance)> = waiting.into_iter().zip(free).collect();
         // Nobody's on two looks in a row, while EC2 is not changing the fleet: launched beside a sleeping one, or
         // for a node that was suspended meanwhile.
-        let busy: BTreeSet<&str> = self
-            .nodes
-            .values()
-            .filter(|node| node.has_job)
-            .filter_map(|node| node.slurm_addr.as_deref())
-            .collect();
+        let busy = busy_addresses(&self.nodes);
         let spare: BTreeSet<String> = rest
             .into_iter()
             .filter(|instance| instance.private_ip.as_deref().is_none_or(|addr| !busy.contains(addr)))

@@ -15,7 +15,7 @@ use crate::core::ec2_api::{
 use crate::core::fact::FactKind;
 use crate::core::fleet_spec::LaunchTemplateOverride;
 use crate::core::limits::backoff_ms;
-use crate::core::record::{Intent, LaunchIntent, Outcome, Record};
+use crate::core::record::{LaunchIntent, Outcome, Record};
 use crate::core::report::{Cooldown, LaunchError};
 use crate::core::site::{Account, FleetScope, Lifecycle, NodeGroup, NodeNaming, Site};
 use crate::core::tag;
@@ -246,17 +246,10 @@ impl Engine {
         token: String,
         request: CreateFleet,
     ) -> u64 {
-        let id = self.persisted.next_id;
         let deadline = self.launch_deadline(&nodes);
-        self.record(Record::Intent {
-            id,
-            intent: Intent {
-                unix_ms: self.now.unix_ms,
-                account: group.account.clone(),
-                request: CloudRequest::CreateFleet(Box::new(request)),
-                launch: Some(LaunchIntent { group: group.stem(), nodes: nodes.clone() }),
-            },
-        });
+        let request = CloudRequest::CreateFleet(Box::new(request));
+        let launch = LaunchIntent { group: group.stem(), nodes: nodes.clone() };
+        let id = self.record_intent(&group.account, request, Some(launch));
         for node in &nodes {
             if let Some(node) = self.nodes.get_mut(node) {
                 node.launch = Some(id);

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Calls on their way out: their reasons, their priority and the API budget.
 
+use std::collections::BTreeMap;
+
 use super::Engine;
 use crate::core::ec2_api::{CloudRequest, CloudResult, ErrorClass};
 use crate::core::event::{CallId, Effect};
 use crate::core::fact::FactKind;
 use crate::core::limits::ActionGroup;
-use crate::core::record::TagLevel;
+use crate::core::record::{Intent, LaunchIntent, Record, TagLevel};
 use crate::core::site::Account;
 use crate::core::slurm_api::SlurmRequest;
 
@@ -149,7 +151,52 @@ pub(super) struct Pending {
     request: CloudRequest,
 }
 
+/// Calls that failed and are sent again, by their intents.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Repeats(BTreeMap<u64, u64>);
+
+impl Repeats {
+    /// Send the intent's call again at `mono_ms` = `at`.
+    pub(super) fn add(&mut self, intent: u64, at: u64) {
+        self.0.insert(intent, at);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The intents whose time has come, which are then forgotten here.
+    pub(super) fn take_due(&mut self, now: u64) -> Vec<u64> {
+        let due = self.0.iter().filter(|(_, at)| **at <= now).map(|(intent, _)| *intent).collect();
+        self.0.retain(|_, at| *at > now);
+        due
+    }
+
+    /// `mono_ms` of the next one.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.0.values().min().copied()
+    }
+}
+
 impl Engine {
+    /// Write down a call that changes EC2; its number names it in the journal.
+    pub(super) fn record_intent(
+        &mut self,
+        account: &Account,
+        request: CloudRequest,
+        launch: Option<LaunchIntent>,
+    ) -> u64 {
+        let id = self.persisted.next_id;
+        let intent = Intent { unix_ms: self.now.unix_ms, account: account.clone(), request, launch };
+        self.record(Record::Intent { id, intent });
+        id
+    }
+
+    /// What an intent that EC2 has not answered asks for.
+    pub(super) fn open_request(&self, intent: u64) -> Option<CloudRequest> {
+        self.persisted.open.get(&intent).map(|open| open.request.clone())
+    }
+
     /// Queue a call to EC2; it leaves at the end of this step unless the budget says later.
     pub(super) fn cloud(&mut self, purpose: Purpose, request: CloudRequest) {
         self.outbox.push(Pending { purpose, request });

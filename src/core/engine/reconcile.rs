@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::outbox::Purpose;
 use super::tell::reason;
-use super::{Desire, Engine};
+use super::{Desire, Engine, Node};
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance, InstanceState};
 use crate::core::fact::FactKind;
 use crate::core::hostlist;
@@ -172,12 +172,7 @@ impl Engine {
                 self.orphans.remove(&id);
             }
         }
-        let busy: BTreeSet<&str> = self
-            .nodes
-            .values()
-            .filter(|node| node.has_job)
-            .filter_map(|node| node.slurm_addr.as_deref())
-            .collect();
+        let busy = busy_addresses(&self.nodes);
         let (mut seen, mut end) = (Vec::new(), Vec::new());
         for (id, instance) in alive {
             if !self.is_ownerless(instance) {
@@ -374,6 +369,11 @@ impl Engine {
         self.unbind(&bound, "replaced by an administrator");
         self.reports.add(reason("Replaced", "replaced by an administrator"), bound);
     }
+}
+
+/// Behind these addresses Slurm runs jobs.
+pub(super) fn busy_addresses(nodes: &BTreeMap<String, Node>) -> BTreeSet<&str> {
+    nodes.values().filter(|node| node.has_job).filter_map(|node| node.slurm_addr.as_deref()).collect()
 }
 
 /// `<partition>-<group>` by the tags from the instance's birth.

@@ -9,7 +9,7 @@ use crate::core::ec2_api::{CloudError, CloudRequest, CloudResult, ErrorClass};
 use crate::core::fact::FactKind;
 use crate::core::hostlist;
 use crate::core::limits::backoff_ms;
-use crate::core::record::{Binding, Intent, Outcome, Record, TagLevel};
+use crate::core::record::{Binding, Outcome, Record, TagLevel};
 use crate::core::site::{Account, FleetScope, NodeNaming, Site};
 use crate::core::tag;
 
@@ -204,15 +204,8 @@ impl Engine {
     }
 
     fn send_tags(&mut self, call: TagCall) {
-        let id = self.persisted.next_id;
         let request = CloudRequest::CreateTags { ids: call.ids, tags: call.tags };
-        let intent = Intent {
-            unix_ms: self.now.unix_ms,
-            account: call.account.clone(),
-            request: request.clone(),
-            launch: None,
-        };
-        self.record(Record::Intent { id, intent });
+        let id = self.record_intent(&call.account, request.clone(), None);
         self.cloud(
             Purpose::Tags { account: call.account, intent: id, nodes: call.nodes, level: call.level },
             request,
