@@ -68,6 +68,8 @@ pub enum FactKind {
     ConfigLoaded,
     ConfigRefused,
     Started,
+    /// A defect ended the engine; it began again from its journal.
+    Restarted,
     Stopped,
     /// The plugin no longer acts; the programs take over.
     Passive,
@@ -103,6 +105,7 @@ impl FactKind {
             | Self::SlurmUnknown
             | Self::GroupProtected
             | Self::QueueOverflow
+            | Self::Restarted
             | Self::TagsFailed => Severity::Warning,
             Self::JournalDamaged | Self::JournalRefused | Self::ConfigRefused | Self::Passive => {
                 Severity::Error

@@ -61,6 +61,12 @@ impl Shared {
         *self.events.lock().unwrap_or_else(PoisonError::into_inner) = events;
     }
 
+    /// Whether an engine is there that wants events.
+    #[must_use]
+    pub fn watched(&self) -> bool {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Names the engine that asks now.
     #[must_use]
     pub fn asker(&self) -> u64 {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The plugin's life inside slurmctld: start, watch, act, stop.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::defects::Defects;
 use super::host::{self, HostLink};
 use super::supervise;
 use crate::slurm::controller::{Controller, HostLogLevel};
@@ -39,6 +41,9 @@ pub struct PluginOptions {
 /// Worker threads of the runtime: one for the engine, one for everything that waits.
 const WORKERS: usize = 2;
 
+/// How often a host thread that starts again looks whether the engine has ended.
+const ENGINE_POLL: Duration = Duration::from_millis(25);
+
 /// A running plugin; dropping it without [`Plugin::stop`] asks it to stop and waits for nothing.
 pub struct Plugin {
     host: HostLink,
@@ -61,14 +66,25 @@ impl Plugin {
         let mut plugin = Self { host: host.clone(), stop, threads: Vec::new() };
         plugin.threads.push(thread("ec2fleet-host", move || {
             let mut controller = make_controller();
-            let watched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                host::run(controller.as_mut(), &commands, &shared);
-            }));
-            if watched.is_err() {
+            let mut defects = Defects::default();
+            while catch_unwind(AssertUnwindSafe(|| host::run(controller.as_mut(), &commands, &shared))).is_err() {
+                // The engine waits for answers that are lost: it has to start anew, too.
+                shared.primary.store(false, Ordering::SeqCst);
+                if defects.attempt(Instant::now()).is_none() {
+                    controller.log(
+                        HostLogLevel::Error,
+                        "passive: a defect stopped the thread that watches slurmctld; the programs take over. Restart \
+                         slurmctld to load the plugin anew",
+                    );
+                    break;
+                }
                 controller.log(
                     HostLogLevel::Error,
-                    "passive: the thread that watches slurmctld failed; the programs take over",
+                    "a defect ended the thread that watches slurmctld; it starts again when the engine has ended",
                 );
+                while shared.watched() && !shared.stopping() {
+                    std::thread::sleep(ENGINE_POLL);
+                }
             }
             // Without this thread nothing is seen and nothing can be told: the runtime must not act on.
             shared.primary.store(false, Ordering::SeqCst);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! When the plugin acts and when it only watches: role, configuration, fence, panic.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -11,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::active::{Active, End, HEARTBEAT, SlurmPort};
 use super::clock::unix_ms;
 use super::commands::{self, Identity};
+use super::defects::{ATTEMPTS, Defects};
 use super::host::HostLink;
 use super::metrics;
 use super::places;
@@ -19,6 +21,7 @@ use super::protocol::{Operation, RefusalKind, Reply, Response};
 use super::setup::{self, Configured, SetupError};
 use super::socket::{Command, Socket, SocketOptions};
 use crate::core::engine::PowerSource;
+use crate::core::fact::{Fact, FactKind};
 use crate::core::report::{Mode, SCHEMA_VERSION, Severity, StatusReport};
 use crate::core::site::Site;
 use crate::journal::storage::FileStorage;
@@ -42,6 +45,8 @@ pub async fn run(options: PluginOptions, host: HostLink, mut stop: watch::Receiv
     let receiver: Commands = Arc::new(Mutex::new(receiver));
     let mut last_complaint = String::new();
     let mut listening: Option<Listening> = None;
+    let mut defects = Defects::default();
+    let mut restarted = None;
     loop {
         if *stop.borrow() {
             break;
@@ -51,10 +56,32 @@ pub async fn run(options: PluginOptions, host: HostLink, mut stop: watch::Receiv
             pause(&mut stop, ROLE_POLL).await;
             continue;
         }
-        let begun = begin(&options, &host);
-        let (configured, active) = match begun {
-            Ok(begun) => begun,
-            Err(error) => {
+        let failure = match catch_unwind(AssertUnwindSafe(|| begin(&options, &host, restarted.take()))) {
+            Ok(Ok((configured, active))) => {
+                last_complaint.clear();
+                if listening.is_none() {
+                    listening = Some(listen(&configured, &sender, &stop, &host));
+                }
+                let task = tokio::spawn(act(
+                    active,
+                    identity(&options, &configured),
+                    configured,
+                    options.clone(),
+                    host.clone(),
+                    Arc::clone(&receiver),
+                    stop.clone(),
+                ));
+                match task.await {
+                    Ok(End::Stopped) => break,
+                    Ok(end @ (End::NotPrimary | End::FenceLost)) => {
+                        host.shared.watch(None);
+                        host.log(HostLogLevel::Info, format!("no longer acting: {end:?}"));
+                        continue;
+                    }
+                    Err(failure) => failure.to_string(),
+                }
+            }
+            Ok(Err(error)) => {
                 // Every second again, but said once: the log must stay readable.
                 let complaint = error.to_string();
                 if complaint != last_complaint {
@@ -69,36 +96,27 @@ pub async fn run(options: PluginOptions, host: HostLink, mut stop: watch::Receiv
                 pause(&mut stop, RETRY).await;
                 continue;
             }
+            Err(_) => "it could not start from its journal and configuration".to_owned(),
         };
-        last_complaint.clear();
-        if listening.is_none() {
-            listening = Some(listen(&configured, &sender, &stop, &host));
+        host.shared.watch(None);
+        if let Some(attempt) = defects.attempt(Instant::now()) {
+            // What it had begun is finished from the journal, as after any crash.
+            let text = format!(
+                "a defect ended the engine: {failure}. It starts again from its journal ({attempt} of {ATTEMPTS})"
+            );
+            host.log(HostLogLevel::Error, &text);
+            restarted = Some(text);
+            continue;
         }
-        let task = tokio::spawn(act(
-            active,
-            identity(&options, &configured),
-            configured.clone(),
-            options.clone(),
-            host.clone(),
-            Arc::clone(&receiver),
-            stop.clone(),
-        ));
-        match task.await {
-            Ok(End::Stopped) => break,
-            Ok(end @ (End::NotPrimary | End::FenceLost)) => {
-                host.shared.watch(None);
-                host.log(HostLogLevel::Info, format!("no longer acting: {end:?}"));
-            }
-            Err(failure) => {
-                host.shared.watch(None);
-                let reason = format!(
-                    "a defect stopped the plugin: {failure}. The programs take over; restart slurmctld to load it anew"
-                );
-                host.log(HostLogLevel::Error, format!("passive: {reason}"));
-                stay_passive(&reason, &configured.loaded.site.cluster, &receiver, &mut stop).await;
-                break;
-            }
-        }
+        let reason = format!(
+            "a defect stopped the plugin: {failure}. The programs take over; restart slurmctld to load it anew"
+        );
+        host.log(HostLogLevel::Error, format!("passive: {reason}"));
+        let cluster = setup::configure(options.config_dir.as_deref(), options.slurm_conf.as_deref())
+            .map(|configured| configured.loaded.site.cluster)
+            .unwrap_or_default();
+        stay_passive(&reason, &cluster, &receiver, &mut stop).await;
+        break;
     }
     host.shared.watch(None);
     drop(listening);
@@ -115,7 +133,12 @@ impl Drop for Listening {
     }
 }
 
-fn begin(options: &PluginOptions, host: &HostLink) -> Result<(Configured, Active<FileStorage>), SetupError> {
+/// `restarted`: why the engine before this one ended, if a defect ended it.
+fn begin(
+    options: &PluginOptions,
+    host: &HostLink,
+    restarted: Option<String>,
+) -> Result<(Configured, Active<FileStorage>), SetupError> {
     let configured = setup::configure(options.config_dir.as_deref(), options.slurm_conf.as_deref())?;
     let fence = setup::take_fence(&configured.state_dir, "slurmctld")?;
     let link = host.clone();
@@ -124,7 +147,11 @@ fn begin(options: &PluginOptions, host: &HostLink) -> Result<(Configured, Active
         false,
         Some(Box::new(move |severity, line| to_slurmctld(&link, severity, line))),
     );
-    let active = setup::activate(&configured, fence, PowerSource::Watch, SlurmPort::InProcess(host.clone()))?;
+    let mut active =
+        setup::activate(&configured, fence, PowerSource::Watch, SlurmPort::InProcess(host.clone()))?;
+    if let Some(text) = restarted {
+        active.note(vec![Fact::new(unix_ms(), FactKind::Restarted, text)], None);
+    }
     host.log(
         HostLogLevel::Info,
         format!(

@@ -123,23 +123,68 @@ fn ec2_out_of_reach_for_a_minute_in_mid_launch() {
     cluster.slurm.check().unwrap();
 }
 
+fn allow_panics() -> Options {
+    Options { environment: vec![("EC2FLEET_ALLOW_PANIC".into(), "1".into())], ..Options::default() }
+}
+
+/// The answer may or may not come: the engine that should give it is gone.
+fn panic_in_the_engine(cluster: &Cluster) {
+    drop(cluster.ask_plugin(&json!({"v": 1, "op": "panic"})));
+}
+
+fn restarts(cluster: &Cluster) -> usize {
+    cluster.events().iter().filter(|event| event["kind"] == "restarted").count()
+}
+
+/// No program would be started for these nodes before ResumeTimeout.
 #[test]
-fn a_panic_in_the_engine_hands_over_to_the_programs() {
-    let environment = vec![("EC2FLEET_ALLOW_PANIC".into(), "1".into())];
-    let mut cluster = Cluster::start(&Options { environment, ..Options::default() }).unwrap();
+fn a_panic_while_create_fleet_is_on_its_way() {
+    let mut cluster = Cluster::start(&allow_panics()).unwrap();
     cluster.wait_for_plugin().unwrap();
-    let output = cluster.scratch.path().join("job.out");
-    let job = submit(&cluster, 4, &output);
+    // Nothing is launched before EC2 was listed once.
+    run_job(&cluster, 1);
+    cluster.wait_for_rest().unwrap();
+    let before = cluster.emulator.instances().unwrap().len();
+    let sent = || cluster.events().iter().filter(|event| event["kind"] == "create-fleet-sent").count();
+    let sent_before = sent();
+    cluster.emulator.freeze();
+    let job = submit(&cluster, 4, &cluster.scratch.path().join("job.out"));
+    wait::until("CreateFleet to be sent", || Ok((sent() > sent_before).then_some(()))).unwrap();
+    panic_in_the_engine(&cluster);
+    wait::until("the engine to start again", || Ok((restarts(&cluster) == 1).then_some(()))).unwrap();
+    cluster.emulator.thaw();
+    assert_eq!(cluster.slurm.wait_for_job(job).unwrap()["JobState"], "COMPLETED");
+    cluster.wait_for_rest().unwrap();
+    assert_eq!(cluster.plugin_mode().as_deref(), Some("active"));
+    // The same client token was sent again: nothing was launched twice.
+    assert_eq!(cluster.emulator.instances().unwrap().len(), before + 4);
+    assert_eq!(our_errors(&cluster).len(), 1, "{:?}", our_errors(&cluster));
+    cluster.slurm.check().unwrap();
+}
+
+#[test]
+fn panics_that_do_not_end_hand_over_to_the_programs() {
+    let mut cluster = Cluster::start(&allow_panics()).unwrap();
+    cluster.wait_for_plugin().unwrap();
+    for panics in 1..=3 {
+        panic_in_the_engine(&cluster);
+        wait::until("the engine to start again", || Ok((restarts(&cluster) == panics).then_some(())))
+            .unwrap();
+        cluster.wait_for_plugin().unwrap();
+    }
+    let job = submit(&cluster, 4, &cluster.scratch.path().join("job.out"));
     // Earlier, nothing would start a program for these nodes before ResumeTimeout.
     wait::until("the nodes' addresses", || {
         Ok(cluster.events().iter().any(|event| event["kind"] == "addresses-set").then_some(()))
     })
     .unwrap();
-    // The answer may or may not come: the engine that should give it is gone.
-    let _ = cluster.ask_plugin(&json!({"v": 1, "op": "panic"}));
+    panic_in_the_engine(&cluster);
+    wait::until("the plugin to be left alone", || {
+        Ok((cluster.plugin_mode().as_deref() == Some("passive")).then_some(()))
+    })
+    .unwrap();
     assert_eq!(cluster.slurm.wait_for_job(job).unwrap()["JobState"], "COMPLETED");
     cluster.wait_for_rest().unwrap();
-    assert_ne!(cluster.plugin_mode().as_deref(), Some("active"));
     the_programs_do_the_work(&mut cluster);
     assert!(our_errors(&cluster).iter().any(|line| line.contains("passive")), "{:?}", our_errors(&cluster));
 
