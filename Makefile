@@ -10,6 +10,8 @@ SEEDS ?= 1000
 # Where cargo builds (it honours CARGO_TARGET_DIR by itself).
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 SHIM = $(TARGET)/shim/job_submit_ec2_fleet.so
+# Optimised, and without the AWS SDK: a minute to compile.
+SIM = --locked --no-default-features --profile sim
 PROGRAMS = ec2fleet ec2fleet-resume ec2fleet-suspend ec2fleet-resume-fail
 
 # Debian packages for building (a C compiler, libclang for bindgen, Slurm's public headers), for running a real cluster on
@@ -18,7 +20,7 @@ PACKAGES = gcc libc6-dev libclang-dev libslurm-dev munge slurmctld slurmd slurm-
 	valgrind python3 python3-venv
 
 .DEFAULT_GOAL = build
-.PHONY: build shim demo test test-python test-releases test-packages packages lint bench sim deps install help
+.PHONY: build shim demo test test-python test-sim test-releases test-packages packages lint bench sim deps install help
 
 build: shim ## build everything (development profile)
 	$(CARGO) build --locked --all-targets
@@ -31,11 +33,14 @@ demo: deps build ## a real cluster on this machine, with EC2 emulated: one job f
 	$(TARGET)/debug/examples/demo
 
 # cargo comes last: its closing lines are the result.
-test: deps lint build test-python ## every check; what CI runs
+test: deps lint build test-python test-sim ## every check; what CI runs
 	$(CARGO) test --locked --no-fail-fast
 
 test-python: build
 	set -e; for suite in tests/*/run.sh; do if [ -x "$$suite" ]; then echo "== $$suite"; "$$suite"; fi; done
+
+test-sim: ## some thousand simulated clusters, and every planted bug
+	$(CARGO) test $(SIM) --test sim
 
 test-releases: ## the end-to-end tests with Slurm 22.05, 24.11 and 26.05, in Debian roots of their own (as root; SUITES='trixie')
 	CARGO='$(CARGO)' tests/releases/test.sh $(SUITES)
@@ -57,8 +62,9 @@ lint: ## formatting and clippy
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then $(CARGO) clippy --locked --all-targets -- -D warnings; \
 		else echo "lint: cargo clippy is not installed (rustup component add clippy); lints are not checked"; fi
 
-sim: ## simulate clusters: make sim SEEDS=N; the first failing seed can be replayed with SEED=N
-	$(CARGO) run --locked --example sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+sim: ## simulate clusters: make sim SEEDS=N [JOBS=N]; a failing seed is replayed by SEED=N
+	$(CARGO) build $(SIM) --example sim
+	$(TARGET)/sim/examples/sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
 deps: ## install the missing system packages (as root), or print the line that does it
 	@deploy/deps.sh $(PACKAGES)

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Rust's view of the C contract, and the link option that keeps the library in memory.
 
-use std::env;
-use std::path::PathBuf;
-
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=slurm-headers/wrapper.h");
     println!("cargo:rerun-if-changed=c_shim/plugin_abi.h");
     // slurmctld calls dlclose after fini; code that a late thread still runs must stay mapped.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    #[cfg(feature = "aws")]
+    plugin_abi();
+}
+
+#[cfg(feature = "aws")]
+fn plugin_abi() {
+    use std::env;
+    use std::path::PathBuf;
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("plugin_abi.rs");
     bindgen::Builder::default()

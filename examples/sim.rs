@@ -5,7 +5,9 @@
 #[allow(dead_code)]
 mod model;
 
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use clap::Parser;
 
@@ -24,8 +26,9 @@ struct Options {
     /// Run this one seed and print what happens in it.
     #[arg(long)]
     seed: Option<u64>,
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
+    /// How many of them at once; as many as there are processors unless it is given.
+    #[arg(long, short)]
+    jobs: Option<usize>,
     /// Plant this bug, for example NoFence (tests/sim/model/mutant.rs).
     #[arg(long)]
     mutant: Option<String>,
@@ -50,7 +53,8 @@ fn main() -> ExitCode {
         println!("seed {seed}: {}", run.violation.as_deref().unwrap_or("every promise held"));
         return if run.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
-    let total = run_many(options.first, options.seeds, mutant, options.threads, options.violations);
+    let jobs = options.jobs.unwrap_or_else(|| available_parallelism().map_or(1, NonZero::get));
+    let total = run_many(options.first, options.seeds, mutant, jobs, options.violations);
     report(&total);
     if total.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -72,6 +76,6 @@ fn report(total: &Total) {
     println!("violations              {}", total.violations.len());
     for (seed, violation) in &total.violations {
         println!("  seed {seed}: {violation}");
-        println!("    replay: cargo run --example sim -- --seed {seed}");
+        println!("    replay: make sim SEED={seed}");
     }
 }

@@ -3,13 +3,23 @@
 //!
 //! Data flows one way: event, decision (pure, [`core`]), effect, fact. `docs/architecture.md` has the map.
 
-pub mod cli;
-pub mod cloud;
-pub mod config;
 pub mod core;
-pub mod emulator;
-pub mod ffi;
+pub mod driver;
 pub mod journal;
+
+#[cfg(feature = "aws")]
+pub mod cli;
+#[cfg(feature = "aws")]
+pub mod cloud;
+#[cfg(feature = "aws")]
+pub mod config;
+#[cfg(feature = "aws")]
+pub mod emulator;
+#[cfg(feature = "aws")]
+pub mod ffi;
+#[cfg(feature = "aws")]
 pub mod observe;
+#[cfg(feature = "aws")]
 pub mod runtime;
+#[cfg(feature = "aws")]
 pub mod slurm;

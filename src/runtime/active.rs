@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::clock::Clock;
-use super::driver::{Driver, Outcome};
 use super::host::{HostCommand, HostLink, busy};
 use crate::cloud::Cloud;
 use crate::core::ec2_api::{CloudError, CloudRequest, CloudResult, ErrorClass};
@@ -15,6 +14,7 @@ use crate::core::event::{CallId, Effect, Event};
 use crate::core::fact::{Fact, FactKind};
 use crate::core::site::Account;
 use crate::core::slurm_api::SlurmRequest;
+use crate::driver::{Driver, Outcome};
 use crate::journal::fence::Fence;
 use crate::journal::storage::Storage;
 use crate::observe::history::History;

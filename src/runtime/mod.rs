@@ -5,7 +5,6 @@ pub mod active;
 pub mod clock;
 pub mod commands;
 pub mod defects;
-pub mod driver;
 pub mod explain;
 pub mod host;
 pub mod metrics;

@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 
 use super::active::{Active, EVENTS, SlurmPort};
 use super::clock::Clock;
-use super::driver::Driver;
 use super::places;
 use crate::cloud::ec2::{Ec2, Ec2Options, SharedFiles};
 use crate::config::{self, ConfigErrors, Loaded, LogFormat, LogLevel, ProgramSettings, SlurmFacts};
@@ -16,6 +15,7 @@ use crate::core::engine::{EngineOptions, PowerSource};
 use crate::core::event::Event;
 use crate::core::fact::{Fact, FactKind};
 use crate::core::report::Severity;
+use crate::driver::Driver;
 use crate::journal::fence::{Attempt, Fence};
 use crate::journal::storage::FileStorage;
 use crate::journal::{Journal, JournalError, Opened};

@@ -15,7 +15,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("observe", &["core"]),
     // Another party's view of EC2 must not share code with what it is there to test.
     ("emulator", &[]),
-    ("runtime", &["core", "config", "cloud", "slurm", "journal", "observe"]),
+    ("driver", &["core", "journal"]),
+    ("runtime", &["core", "config", "cloud", "slurm", "journal", "driver", "observe"]),
     ("ffi", &["core", "config", "cloud", "slurm", "journal", "observe", "runtime"]),
     ("cli", &["core", "config", "cloud", "slurm", "journal", "observe", "runtime"]),
     ("bin", &["core", "config", "cloud", "slurm", "journal", "observe", "runtime", "cli", "emulator"]),
@@ -247,6 +248,44 @@ fn the_sdk_starts_no_process() {
             assert!(!line.contains(feature), "{line}");
         }
     }
+}
+
+/// The simulator compiles these three layers, optimised, in a minute. A dependency of theirs on the SDK would make that ten.
+const WITHOUT_THE_SDK: &[&str] = &["core", "driver", "journal"];
+
+fn modules_without_the_feature(lib: &str) -> Vec<&str> {
+    let mut gated = false;
+    let mut free = Vec::new();
+    for line in lib.lines() {
+        if let Some(name) = line.strip_prefix("pub mod ").and_then(|rest| rest.strip_suffix(';'))
+            && !gated
+        {
+            free.push(name);
+        }
+        gated = line == r#"#[cfg(feature = "aws")]"#;
+    }
+    free
+}
+
+#[test]
+fn the_simulator_is_built_without_the_sdk() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    assert!(manifest.contains(r#"default = ["aws"]"#), "an ordinary build is the whole product");
+    for line in manifest.lines().filter(|line| line.starts_with("aws-")) {
+        assert!(line.contains("optional = true"), "{line}");
+    }
+    let lib = fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs");
+    assert_eq!(modules_without_the_feature(&lib), WITHOUT_THE_SDK);
+    for name in WITHOUT_THE_SDK {
+        let (_, below) = LAYERS.iter().find(|(layer, _)| layer == name).expect("a layer");
+        assert!(below.iter().all(|layer| WITHOUT_THE_SDK.contains(layer)), "{name} stands on {below:?}");
+    }
+    let conditional: Vec<String> = our_sources()
+        .into_iter()
+        .filter(|source| source.path != "src/lib.rs" && source.code.contains("cfg(feature"))
+        .map(|source| source.path)
+        .collect();
+    assert_eq!(conditional, [] as [String; 0], "one place knows of the feature");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use slurm_ec2_fleet::core::event::{CallId, Effect, Event};
 use slurm_ec2_fleet::core::site::{Account, Site};
 use slurm_ec2_fleet::core::slurm_api::{PowerReading, SlurmError, SlurmNode, SlurmReply, SlurmRequest};
 use slurm_ec2_fleet::core::time::Now;
+use slurm_ec2_fleet::driver::{Driver, Outcome};
 use slurm_ec2_fleet::journal::Journal;
-use slurm_ec2_fleet::runtime::driver::{Driver, Outcome};
 
 use super::chaos::Fault;
 use super::checks::Buckets;
