@@ -133,7 +133,11 @@ fn exchange(mut stream: UnixStream, line: &[u8], deadline: Instant) -> io::Resul
     let mut chunk = vec![0; 64 << 10];
     loop {
         stream.set_read_timeout(Some(left()?))?;
-        let count = stream.read(&mut chunk)?;
+        let count = match stream.read(&mut chunk) {
+            // A read with a timeout is interrupted when the process is stopped and continued (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
         if count == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it was closed without an answer"));
         }
