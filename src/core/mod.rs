@@ -8,6 +8,7 @@ pub mod fact;
 pub mod fleet_spec;
 pub mod hostlist;
 pub mod limits;
+pub mod name_map;
 pub mod record;
 pub mod report;
 pub mod resume_file;

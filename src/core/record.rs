@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::ec2_api::{CloudError, CloudReply, CloudRequest};
+use super::name_map::NameMap;
 use super::site::{Account, Lifecycle};
 
 /// One journal record.
@@ -135,7 +136,8 @@ pub struct Persisted {
     /// The next intent's number; never used twice within one journal.
     pub next_id: u64,
     pub open: BTreeMap<u64, Intent>,
-    pub bindings: BTreeMap<String, Binding>,
+    /// By node.
+    pub bindings: NameMap<Binding>,
     pub locked: BTreeSet<String>,
     pub paused: bool,
     #[serde(default)]
@@ -147,9 +149,29 @@ pub struct Persisted {
     pub leaving: BTreeMap<String, Account>,
 }
 
+/// Told of each change that a record makes to [`Persisted`], one by one.
+pub trait Changes {
+    /// The node has this instance now.
+    fn bound(&mut self, _: &Binding) {}
+    /// The node had this instance until now.
+    fn unbound(&mut self, _: &Binding) {}
+    fn opened(&mut self, _: &Intent) {}
+    fn closed(&mut self, _: &Intent) {}
+    fn fleet_added(&mut self, _node: &str, _: &NodeFleet) {}
+    fn fleet_removed(&mut self, _node: &str, _: &NodeFleet) {}
+}
+
+/// Nobody is told.
+impl Changes for () {}
+
 impl Persisted {
     /// Fold one record in. Replaying the same record twice is harmless.
     pub fn apply(&mut self, record: &Record) {
+        self.apply_telling(record, &mut ());
+    }
+
+    /// As [`Self::apply`], and tell of what changes.
+    pub fn apply_telling(&mut self, record: &Record, changes: &mut impl Changes) {
         match record {
             Record::Intent { id, intent } => {
                 self.next_id = self.next_id.max(id + 1);
@@ -158,11 +180,15 @@ impl Persisted {
                         self.leaving.remove(id);
                     }
                 }
-                self.open.insert(*id, intent.clone());
+                changes.opened(intent);
+                if let Some(before) = self.open.insert(*id, intent.clone()) {
+                    changes.closed(&before);
+                }
             }
             Record::Outcome { id, outcome } => {
                 self.next_id = self.next_id.max(id + 1);
                 let Some(intent) = self.open.remove(id) else { return };
+                changes.closed(&intent);
                 if let (CloudRequest::TerminateInstances { ids }, Outcome::Abandoned(_)) =
                     (intent.request, outcome)
                 {
@@ -172,14 +198,23 @@ impl Persisted {
             Record::Bound { bindings } => {
                 for binding in bindings {
                     self.leaving.remove(&binding.instance_id);
-                    self.bindings.insert(binding.node.clone(), binding.clone());
+                    match self.bindings.insert(binding.node.clone(), binding.clone()) {
+                        // The same instance with another address.
+                        Some(before) if before.instance_id == binding.instance_id => {}
+                        before => {
+                            if let Some(before) = before {
+                                changes.unbound(&before);
+                            }
+                            changes.bound(binding);
+                        }
+                    }
                 }
             }
             Record::Unbound { nodes, ending, .. } => {
                 for node in nodes {
-                    if let Some(binding) = self.bindings.remove(node)
-                        && *ending
-                    {
+                    let Some(binding) = self.bindings.swap_remove(node) else { continue };
+                    changes.unbound(&binding);
+                    if *ending {
                         self.leaving.insert(binding.instance_id, binding.account);
                     }
                 }
@@ -209,7 +244,10 @@ impl Persisted {
             }
             Record::Pause { paused } => self.paused = *paused,
             Record::FleetOf { node, fleet } => {
-                self.fleets.insert(node.clone(), fleet.clone());
+                if let Some(before) = self.fleets.insert(node.clone(), fleet.clone()) {
+                    changes.fleet_removed(node, &before);
+                }
+                changes.fleet_added(node, fleet);
             }
             Record::GroupFleet { stem, fleet } => match fleet {
                 Some(fleet) => {
@@ -220,8 +258,15 @@ impl Persisted {
                 }
             },
             Record::FleetsGone { fleet_ids } => {
-                self.fleets.retain(|_, fleet| !fleet_ids.contains(&fleet.fleet_id));
-                self.group_fleets.retain(|_, fleet| !fleet_ids.contains(&fleet.fleet_id));
+                let gone: BTreeSet<&String> = fleet_ids.iter().collect();
+                self.fleets.retain(|node, fleet| {
+                    let stays = !gone.contains(&fleet.fleet_id);
+                    if !stays {
+                        changes.fleet_removed(node, fleet);
+                    }
+                    stays
+                });
+                self.group_fleets.retain(|_, fleet| !gone.contains(&fleet.fleet_id));
             }
         }
     }

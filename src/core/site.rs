@@ -242,6 +242,12 @@ impl Site {
     /// The group and index of a node, if the name is one that the configuration makes.
     #[must_use]
     pub fn locate(&self, node: &str) -> Option<(&Arc<NodeGroup>, u32)> {
+        self.place_of(node).map(|(_, group, index)| (group, index))
+    }
+
+    /// As [`Self::locate`], with the group's stem as it stands in the name.
+    #[must_use]
+    pub fn place_of<'a>(&self, node: &'a str) -> Option<(&'a str, &Arc<NodeGroup>, u32)> {
         let (stem, index) = node.rsplit_once('-')?;
         let group = self.group(stem)?;
         // "07" would parse, but no node is called so.
@@ -249,7 +255,7 @@ impl Site {
             return None;
         }
         let index: u32 = index.parse().ok()?;
-        (index < group.max_nodes).then_some((group, index))
+        (index < group.max_nodes).then_some((stem, group, index))
     }
 
     /// Every account that some group uses, once each, in order of first use.

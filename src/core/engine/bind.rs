@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Giving instances to nodes: one instance, one node.
 
+use std::collections::BTreeSet;
+
 use super::launch::Phase;
 use super::{Desire, Engine};
 use crate::core::ec2_api::{CloudReply, CloudResult, Instance};
@@ -24,7 +26,7 @@ impl Engine {
         *next_at = self.now.mono_ms + backoff_ms(*attempts, &mut self.rng);
         let Ok(CloudReply::Instances(instances)) = result else { return };
 
-        let asked = std::mem::take(pending);
+        let asked: BTreeSet<String> = std::mem::take(pending).into_iter().collect();
         let account = launch.account.clone();
         let token = launch.token.clone();
         let (mut usable, mut ended) = (Vec::new(), Vec::new());
@@ -34,13 +36,13 @@ impl Engine {
             }
             if instance.state.is_ended() {
                 ended.push(instance);
-            } else if instance.private_ip.is_some() && !self.by_instance.contains_key(&instance.id) {
+            } else if instance.private_ip.is_some() && !self.index.is_bound(&instance.id) {
                 usable.push(instance);
             }
         }
-        let answered = |id: &String| usable.iter().chain(&ended).any(|instance| instance.id == *id);
+        let answered: BTreeSet<&String> = usable.iter().chain(&ended).map(|instance| &instance.id).collect();
         let rest: Vec<String> =
-            asked.into_iter().filter(|id| !answered(id) && !self.by_instance.contains_key(id)).collect();
+            asked.into_iter().filter(|id| !answered.contains(id) && !self.index.is_bound(id)).collect();
         let complete = rest.is_empty();
         if let Some(launch) = self.launches.get_mut(&id)
             && let Phase::Describing { pending, .. } = &mut launch.phase
@@ -80,7 +82,7 @@ impl Engine {
         nodes.truncate(usable.len());
         let pairs: Vec<(String, Instance)> = nodes.into_iter().zip(usable).collect();
         let tag_delay = if complete { 0 } else { TAG_PATIENCE_MS };
-        let given: Vec<String> = pairs.iter().map(|(node, _)| node.clone()).collect();
+        let given: BTreeSet<String> = pairs.iter().map(|(node, _)| node.clone()).collect();
         self.bind(account, Some(token), pairs, tag_delay);
         if let Some(launch) = self.launches.get_mut(&id) {
             launch.nodes.retain(|node| !given.contains(node));
@@ -117,16 +119,17 @@ impl Engine {
         let mut bindings = Vec::with_capacity(pairs.len());
         for (node, instance) in pairs {
             let addr = instance.private_ip.clone().unwrap_or_default();
-            self.by_instance.insert(instance.id.clone(), node.clone());
             self.orphans.remove(&instance.id);
+            self.wish_changed(&node);
             let entry = self.nodes.entry(node.clone()).or_default();
             entry.bound_at = now;
             entry.launch = None;
             entry.bare_since = None;
             let told = entry.desire == Desire::Keep && entry.slurm_addr.as_deref() == Some(addr.as_str());
-            let stem = self.site.locate(&node).map(|(group, index)| (group.stem(), index));
-            if let Some((stem, index)) = stem {
-                self.unqueue(&stem, index);
+            if let Some((stem, _, index)) = self.site.place_of(&node)
+                && let Some(queue) = self.queues.get_mut(stem)
+            {
+                queue.remove(index);
             }
             if !told {
                 self.tell.want(node.clone());

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What Slurm wants of each node.
 
-use std::sync::Arc;
-
 use super::{Engine, PowerSource};
 use crate::core::event::Effect;
 use crate::core::fact::FactKind;
@@ -109,22 +107,21 @@ impl Engine {
         let mut seen = Seen::default();
         let mut wrong_addr = Vec::new();
         for slurm in nodes {
-            if self.site.locate(&slurm.name).is_none() {
-                continue;
-            }
             let desire = Desire::of(slurm);
-            self.set_desire(&slurm.name, desire, &mut seen);
-            let Some(node) = self.nodes.get_mut(&slurm.name) else { continue };
+            let Some(place) = self.set_desire(&slurm.name, desire, &mut seen) else { continue };
+            let node = &mut self.nodes[place.node];
             node.base = slurm.base;
             node.flags = slurm.flags;
             node.has_job = slurm.has_job();
-            node.reason.clone_from(&slurm.reason);
+            if node.reason != slurm.reason {
+                node.reason.clone_from(&slurm.reason);
+            }
             if node.slurm_addr.as_deref() != Some(slurm.addr.as_str()) {
                 node.slurm_addr = Some(slurm.addr.clone());
             }
-            if let Some(binding) = self.persisted.bindings.get(&slurm.name)
-                && binding.addr != slurm.addr
-                && desire != Desire::Down
+            if desire != Desire::Down
+                && let Some(binding) = place.binding
+                && self.persisted.bindings[binding].addr != slurm.addr
             {
                 wrong_addr.push(slurm.name.clone());
             }
@@ -135,16 +132,18 @@ impl Engine {
         self.tell_seen(seen);
     }
 
-    fn set_desire(&mut self, name: &str, desire: Desire, seen: &mut Seen) {
-        let Some((group, index)) = self.site.locate(name).map(|(group, index)| (Arc::clone(group), index))
-        else {
-            return;
-        };
-        let bound = self.persisted.bindings.contains_key(name);
+    /// Nothing happens to a node that the configuration does not know. A node that is as it was costs two look-ups.
+    fn set_desire(&mut self, name: &str, desire: Desire, seen: &mut Seen) -> Option<Place> {
+        let (stem, _, index) = self.site.place_of(name)?;
+        let binding = self.persisted.bindings.get_index_of(name);
+        let bound = binding.is_some();
         let locked = self.is_locked(name);
-        let awaits = self.awaits_group_fleet(&group.stem(), name);
         let now = self.now.mono_ms;
-        let node = self.nodes.entry(name.to_owned()).or_default();
+        let place = match self.nodes.get_index_of(name) {
+            Some(place) => place,
+            None => self.nodes.insert_full(name.to_owned(), super::Node::default()).0,
+        };
+        let node = &mut self.nodes[place];
         let before = std::mem::replace(&mut node.desire, desire);
         if before != desire {
             let waited = now.saturating_sub(node.since);
@@ -159,22 +158,25 @@ impl Engine {
                 (_, Desire::Down) => seen.down.push(name.to_owned()),
                 _ => {}
             }
+            self.wish_changed(name);
         }
+        let place = Place { node: place, binding };
         if locked {
-            return;
+            return Some(place);
         }
+        let node = &self.nodes[place.node];
         match desire {
             Desire::Waking
                 if !bound
                     && node.launch.is_none()
                     && !node.reported
                     && !self.fulfilling.contains_key(name)
-                    && !awaits =>
+                    && !self.awaits_group_fleet(stem, name) =>
             {
-                self.queues.entry(group.stem()).or_default().add(index, name, now);
+                self.queue_mut(stem).add(index, name, now);
             }
             Desire::Down => {
-                self.unqueue(&group.stem(), index);
+                self.unqueue(stem, index);
                 if bound {
                     seen.unbind.push(name.to_owned());
                 }
@@ -182,9 +184,10 @@ impl Engine {
                     seen.fleets.push(name.to_owned());
                 }
             }
-            Desire::Keep => self.unqueue(&group.stem(), index),
+            Desire::Keep => self.unqueue(stem, index),
             Desire::Waking | Desire::Unknown => {}
         }
+        Some(place)
     }
 
     fn tell_seen(&mut self, seen: Seen) {
@@ -221,7 +224,6 @@ impl Engine {
         let (mut terminated, mut others) = (Vec::new(), Vec::new());
         for name in nodes {
             let Some(binding) = self.persisted.bindings.get(name).cloned() else { continue };
-            self.by_instance.remove(&binding.instance_id);
             self.tell.forget(name);
             self.tags.forget(name);
             self.forget_sleep(name);
@@ -243,6 +245,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// Where a node and its binding stand in their maps, until one of these changes.
+struct Place {
+    node: usize,
+    binding: Option<usize>,
 }
 
 /// What one reading changed, gathered so that a thousand nodes make one fact and one record.

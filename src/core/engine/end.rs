@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::Engine;
-use super::outbox::{Purpose, Repeats};
+use super::outbox::Purpose;
+use super::watched::Agenda;
 use crate::core::ec2_api::{CloudRequest, CloudResult};
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
@@ -23,7 +24,8 @@ pub(super) struct EndQueue {
     ids: BTreeSet<String>,
     first: u64,
     last: u64,
-    repeats: Repeats,
+    /// Intents whose call failed, and when it is sent again.
+    repeats: Agenda<u64>,
 }
 
 impl EndQueue {
@@ -132,29 +134,16 @@ impl Engine {
                         .code(error.code.clone()),
                 );
                 let at = self.now.mono_ms + wait;
-                self.endings.entry(intent.account).or_default().repeats.add(id, at);
+                self.endings.entry(intent.account).or_default().repeats.set(id, at);
             }
         }
     }
 
     /// Whether the order to end this instance is under way or fresh.
     pub(super) fn is_ending(&self, id: &str) -> bool {
-        let queued = self.endings.values().any(|queue| queue.ids.contains(id));
-        queued
-            || self.open_endings().any(|other| other == id)
+        self.endings.values().any(|queue| queue.ids.contains(id))
+            || self.index.is_ending(id)
             || self.ended.get(id).is_some_and(|at| self.now.since(*at) < ENDING_PATIENCE_MS)
-    }
-
-    /// Ids in the TerminateInstances intents that EC2 has not confirmed.
-    fn open_endings(&self) -> impl Iterator<Item = &str> {
-        self.persisted.open.values().flat_map(|intent| {
-            match &intent.request {
-                CloudRequest::TerminateInstances { ids } => ids.as_slice(),
-                _ => &[],
-            }
-            .iter()
-            .map(String::as_str)
-        })
     }
 
     /// What an earlier process was about to end, and no node has claimed since.

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::launch::{Pool, pools};
-use super::outbox::{Purpose, Repeats};
+use super::outbox::Purpose;
+use super::watched::Agenda;
 use super::{Desire, Engine};
 use crate::core::ec2_api::{
     CloudReply, CloudRequest, CloudResult, CreateFleet, Fleet, FleetType, Instance, InstanceState,
@@ -53,7 +54,8 @@ pub(super) struct Fulfil {
 pub(super) struct FleetEnds {
     ids: BTreeSet<String>,
     since: u64,
-    repeats: Repeats,
+    /// Intents whose call failed, and when it is sent again.
+    repeats: Agenda<u64>,
 }
 
 impl FleetEnds {
@@ -87,8 +89,7 @@ impl Engine {
                 );
                 continue;
             };
-            let active =
-                self.persisted.fleets.values().filter(|fleet| fleet.account == group.account).count();
+            let active = self.index.fleets_of(&group.account);
             if active >= MAX_FLEETS {
                 self.fail_nodes(
                     std::slice::from_ref(node),
@@ -194,20 +195,19 @@ impl Engine {
     fn move_on_from_empty_pools(&mut self) {
         let now = self.now.mono_ms;
         let mut moving: Vec<(String, Fulfil)> = Vec::new();
-        let mut next = None::<u64>;
-        for (node, fulfil) in &self.fulfilling {
-            let at = (fulfil.since + POOL_PATIENCE_MS).min(self.launch_deadline(std::slice::from_ref(node)));
-            if at <= now || !self.wants_instance(node) {
-                moving.push((node.clone(), fulfil.clone()));
-            } else {
-                next = Some(next.map_or(at, |other| other.min(at)));
+        for node in self.fulfilling.take_due(now) {
+            let Some(since) = self.fulfilling.get(&node).map(|fulfil| fulfil.since) else { continue };
+            let at = (since + POOL_PATIENCE_MS).min(self.launch_deadline(std::slice::from_ref(&node)));
+            if at > now && self.wants_instance(&node) {
+                self.fulfilling.look_again(&node, Some(at));
+            } else if let Some(fulfil) = self.fulfilling.remove(&node) {
+                moving.push((node, fulfil));
             }
         }
-        if let Some(at) = next {
+        if let Some(at) = self.fulfilling.next_look() {
             self.wake(at);
         }
         for (node, fulfil) in moving {
-            self.fulfilling.remove(&node);
             self.end_fleet_of(&node);
             if self.wants_instance(&node) {
                 if self.launch_deadline(std::slice::from_ref(&node)) <= now {
@@ -276,7 +276,7 @@ impl Engine {
             };
             let usable = matches!(instance.state, InstanceState::Pending | InstanceState::Running)
                 && instance.private_ip.is_some()
-                && !self.by_instance.contains_key(&instance.id);
+                && !self.index.is_bound(&instance.id);
             if usable && self.wants_instance(node) {
                 pairs.insert((*node).to_owned(), instance);
             }
@@ -383,7 +383,7 @@ impl Engine {
                 let at = self.now.mono_ms + backoff_ms(*attempts + 1, &mut self.rng);
                 let text = format!("{} fleets still exist: {message}", ids.len());
                 self.fact(self.new_fact(FactKind::TerminateFailed, text).code(code));
-                self.fleet_ends.entry(intent.account).or_default().repeats.add(id, at);
+                self.fleet_ends.entry(intent.account).or_default().repeats.set(id, at);
             }
         }
     }
@@ -411,7 +411,7 @@ impl Engine {
     /// Whether an account has groups that keep fleets.
     pub(super) fn keeps_fleets(&self, account: &Account) -> bool {
         self.site.groups().iter().any(|group| group.account == *account && group.scope != FleetScope::Launch)
-            || self.persisted.fleets.values().any(|fleet| fleet.account == *account)
+            || self.index.fleets_of(account) > 0
             || self.persisted.group_fleets.values().any(|fleet| fleet.account == *account)
     }
 
@@ -420,14 +420,12 @@ impl Engine {
         let Ok(CloudReply::Fleets(fleets)) = result else { return };
         self.take_group_fleets(account, &fleets);
         let grace = u64::from(self.site.settings.orphan_grace_s) * 1000;
-        let known: BTreeSet<String> =
-            self.persisted.fleets.values().map(|fleet| fleet.fleet_id.clone()).collect();
         let expected: BTreeSet<String> = self.launches.values().map(|launch| launch.token.clone()).collect();
         let mut strangers = BTreeSet::new();
         for fleet in fleets {
             let young = fleet.tags.get(tag::LAUNCH).is_some_and(|token| expected.contains(token));
             if young
-                || known.contains(&fleet.id)
+                || self.index.is_fleet(&fleet.id)
                 || self.is_group_fleet(&fleet.id)
                 || self.is_fleet_ending(&fleet.id)
             {
@@ -448,10 +446,7 @@ impl Engine {
     }
 
     fn is_fleet_ending(&self, id: &str) -> bool {
-        self.fleet_ends.values().any(|ends| ends.ids.contains(id))
-            || self.persisted.open.values().any(
-                |intent| matches!(&intent.request, CloudRequest::DeleteFleets { ids, .. } if ids.iter().any(|other| other == id)),
-            )
+        self.fleet_ends.values().any(|ends| ends.ids.contains(id)) || self.index.is_deleting(id)
     }
 
     fn adopt_fleet(&mut self, account: &Account, fleet: &Fleet) -> bool {

@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use super::fleet::FLEET_ID;
+use super::index::Bound;
 use super::launch::pools;
 use super::outbox::Purpose;
 use super::reconcile::busy_addresses;
+use super::watched::Watched;
 use crate::core::ec2_api::{
     CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, Fleet, FleetType, Instance, InstanceState,
 };
@@ -31,7 +33,7 @@ const REFUSED_MS: u64 = 30_000;
 #[derive(Clone, Debug, Default)]
 pub(super) struct GroupState {
     /// Nodes that wait for an instance of the fleet, and since when.
-    awaiting: BTreeMap<String, u64>,
+    awaiting: Watched<String, u64>,
     /// Of these, how many are to come on-demand because Spot did not deliver.
     on_demand_wanted: u32,
     /// Instances of suspended nodes, with their Spot requests: ended once the target is lowered.
@@ -55,6 +57,14 @@ impl GroupState {
         self.awaiting.contains_key(node)
     }
 
+    pub(super) fn touch(&mut self, node: &str) {
+        self.awaiting.touch(node);
+    }
+
+    pub(super) fn touch_all(&mut self) {
+        self.awaiting.touch_all();
+    }
+
     fn is_quiet(&self) -> bool {
         self.awaiting.is_empty()
             && self.lowering.is_empty()
@@ -76,7 +86,9 @@ impl Engine {
             state.last_arrival = now;
         }
         for node in nodes {
-            state.awaiting.entry(node.clone()).or_insert(now);
+            if !state.awaiting.contains_key(node) {
+                state.awaiting.insert(node.clone(), now);
+            }
         }
     }
 
@@ -124,29 +136,34 @@ impl Engine {
     /// Nodes that are not wanted any more, that waited too long, or for which Spot delivered nothing.
     fn give_up_waiting(&mut self, stem: &str) {
         let now = self.now.mono_ms;
-        let Some(state) = self.group_states.get(stem) else { return };
+        let Some(state) = self.group_states.get_mut(stem) else { return };
         if state.awaiting.is_empty() {
             return;
         }
-        let names: Vec<String> = state.awaiting.keys().cloned().collect();
         let last_arrival = state.last_arrival;
-        let (mut gone, mut late) = (Vec::new(), Vec::new());
-        for node in names {
-            if !self.wants_instance(&node) {
-                gone.push(node);
-            } else {
-                let deadline = self.launch_deadline(std::slice::from_ref(&node));
-                if deadline <= now {
-                    late.push(node);
-                } else {
-                    self.wake(deadline);
-                }
+        let mut late = Vec::new();
+        let looks: Vec<(String, Option<u64>)> = state
+            .awaiting
+            .take_due(now)
+            .into_iter()
+            .map(|node| {
+                let deadline =
+                    self.wants_instance(&node).then(|| self.launch_deadline(std::slice::from_ref(&node)));
+                (node, deadline)
+            })
+            .collect();
+        let Some(state) = self.group_states.get_mut(stem) else { return };
+        for (node, deadline) in looks {
+            if deadline.is_some_and(|at| at > now) {
+                state.awaiting.look_again(&node, deadline);
+                continue;
+            }
+            state.awaiting.remove(&node);
+            if deadline.is_some() {
+                late.push(node);
             }
         }
-        let Some(state) = self.group_states.get_mut(stem) else { return };
-        for node in gone.iter().chain(&late) {
-            state.awaiting.remove(node);
-        }
+        let look = state.awaiting.next_look();
         let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
         state.on_demand_wanted = state.on_demand_wanted.min(waiting);
         let silent = now.saturating_sub(last_arrival);
@@ -172,21 +189,16 @@ impl Engine {
                 self.wake(last_arrival + patience);
             }
         }
+        if let Some(at) = look {
+            self.wake(at);
+        }
         self.fail_nodes(&late, "UnfulfillableCapacity", "EC2 gave no instance before ResumeTimeout");
     }
 
     /// (spot, on-demand) capacity that Slurm wants of this group now.
     fn group_target(&self, stem: &str) -> (u32, u32) {
         let lifecycle = self.site.group(stem).map_or(Lifecycle::OnDemand, |group| group.lifecycle);
-        let (mut spot, mut on_demand) = (0, 0);
-        for (node, binding) in &self.persisted.bindings {
-            if self.site.locate(node).is_some_and(|(group, _)| group.stem() == stem) {
-                match binding.lifecycle {
-                    Lifecycle::Spot => spot += 1,
-                    Lifecycle::OnDemand => on_demand += 1,
-                }
-            }
-        }
+        let Bound { mut spot, mut on_demand } = self.index.bound_in(stem);
         if let Some(state) = self.group_states.get(stem) {
             let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
             match lifecycle {
@@ -348,7 +360,7 @@ impl Engine {
 
     fn fail_awaiting(&mut self, stem: &str, code: &str, message: &str) {
         let Some(state) = self.group_states.get_mut(stem) else { return };
-        let nodes: Vec<String> = std::mem::take(&mut state.awaiting).into_keys().collect();
+        let nodes: Vec<String> = std::mem::take(&mut state.awaiting).keys().cloned().collect();
         self.fail_nodes(&nodes, code, message);
     }
 
@@ -424,7 +436,7 @@ impl Engine {
             .filter(|instance| {
                 matches!(instance.state, InstanceState::Pending | InstanceState::Running)
                     && instance.private_ip.is_some()
-                    && !self.by_instance.contains_key(&instance.id)
+                    && !self.index.is_bound(&instance.id)
                     && !self.is_lowering(&instance.id)
                     && !self.is_ending(&instance.id)
             })

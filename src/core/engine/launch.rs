@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! From waking nodes to EC2 fleets: batches, CreateFleet, shortage and failure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::outbox::Purpose;
@@ -36,6 +36,10 @@ impl Queue {
         if self.nodes.insert(index, node.to_owned()).is_none() {
             self.last = now;
         }
+    }
+
+    pub(super) fn remove(&mut self, index: u32) {
+        self.nodes.remove(&index);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -134,9 +138,13 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    /// Whether EC2 named this instance in its answer.
-    pub(super) fn expects(&self, id: &str) -> bool {
-        matches!(&self.phase, Phase::Describing { pending, .. } if pending.iter().any(|other| other == id))
+    /// Instances that EC2 named in its answer and that have no node yet.
+    pub(super) fn expected(&self) -> impl Iterator<Item = &str> {
+        let pending = match &self.phase {
+            Phase::Describing { pending, .. } => pending.as_slice(),
+            Phase::Recovering | Phase::Creating { .. } => &[],
+        };
+        pending.iter().map(String::as_str)
     }
 }
 
@@ -165,8 +173,12 @@ const TOKEN_TRUST_MS: u64 = 3_600_000;
 impl Engine {
     pub(super) fn unqueue(&mut self, stem: &str, index: u32) {
         if let Some(queue) = self.queues.get_mut(stem) {
-            queue.nodes.remove(&index);
+            queue.remove(index);
         }
+    }
+
+    pub(super) fn queue_mut(&mut self, stem: &str) -> &mut Queue {
+        self.queues.entry(stem.to_owned()).or_default()
     }
 
     pub(super) fn close_launch_batches(&mut self) {
@@ -324,7 +336,7 @@ impl Engine {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            let nodes = self.launches[&id].nodes.clone();
+            let Some(nodes) = self.launches.get(&id).map(|launch| launch.nodes.clone()) else { continue };
             let wanted: Vec<String> =
                 nodes.iter().filter(|node| self.wants_instance(node)).cloned().collect();
             let written = self.persisted.open.get(&id).map_or(0, |intent| intent.unix_ms);
@@ -359,11 +371,29 @@ impl Engine {
     }
 
     pub(super) fn advance_launches(&mut self) {
-        let ids: Vec<u64> = self.launches.keys().copied().collect();
-        for id in ids {
+        for id in self.launches.take_due(self.now.mono_ms) {
             self.pass_deadline(id);
             self.advance_launch(id);
+            let look = self.launches.get(&id).and_then(|launch| self.next_look(launch));
+            self.launches.look_again(&id, look);
         }
+        if let Some(at) = self.launches.next_look() {
+            self.wake(at);
+        }
+    }
+
+    /// `mono_ms` at which time alone changes something for this launch.
+    fn next_look(&self, launch: &Launch) -> Option<u64> {
+        let grace = u64::from(self.site.settings.consistency_grace_s) * 1000;
+        let deadline = Some(launch.deadline).filter(|at| *at != u64::MAX && !launch.nodes.is_empty());
+        let phase = match launch.phase {
+            Phase::Creating { in_flight: false, next_at, .. } => Some(next_at),
+            Phase::Describing { in_flight: false, next_at, since, .. } => {
+                Some(next_at.min(since.saturating_add(grace)))
+            }
+            Phase::Recovering | Phase::Creating { .. } | Phase::Describing { .. } => None,
+        };
+        deadline.into_iter().chain(phase).min()
     }
 
     /// At the deadline the nodes are reported; the launch itself goes on until EC2 has answered.
@@ -374,10 +404,6 @@ impl Engine {
             return;
         }
         if launch.deadline > now {
-            let at = launch.deadline;
-            if at != u64::MAX {
-                self.wake(at);
-            }
             return;
         }
         let nodes = std::mem::take(&mut launch.nodes);
@@ -404,14 +430,11 @@ impl Engine {
             Phase::Creating { next_at, in_flight, .. } => {
                 if launch.nodes.is_empty() {
                     self.close_launch(id, Outcome::Abandoned("no node waits for it any more".into()));
-                } else if *next_at > now {
-                    let at = *next_at;
-                    self.wake(at);
-                } else {
+                } else if *next_at <= now {
                     *in_flight = true;
                     let Some(intent) = self.persisted.open.get(&id) else { return };
                     let (account, request) = (intent.account.clone(), intent.request.clone());
-                    let launch = &self.launches[&id];
+                    let Some(launch) = self.launches.get(&id) else { return };
                     let text = format!(
                         "{} {} instances for {}",
                         launch.nodes.len(),
@@ -431,10 +454,7 @@ impl Engine {
             Phase::Describing { next_at, in_flight, pending, since, .. } => {
                 if since.saturating_add(grace) <= now {
                     self.give_up_describing(id);
-                } else if *next_at > now {
-                    let at = *next_at;
-                    self.wake(at);
-                } else {
+                } else if *next_at <= now {
                     *in_flight = true;
                     let (account, ids) = (launch.account.clone(), pending.clone());
                     self.cloud(
@@ -486,15 +506,14 @@ impl Engine {
                 *in_flight = false;
                 *attempts += 1;
                 *next_at = self.now.mono_ms + backoff_ms(*attempts, &mut self.rng);
+                let (group, token) = (launch.group.clone(), launch.token.clone());
+                launch.last_error = Some(error.clone());
                 let fact = self
                     .new_fact(FactKind::CreateFleetRepeated, error.to_string())
-                    .group(self.launches[&id].group.clone())
-                    .launch(self.launches[&id].token.clone())
-                    .code(error.code.clone());
+                    .group(group)
+                    .launch(token)
+                    .code(error.code);
                 self.fact(fact);
-                if let Some(launch) = self.launches.get_mut(&id) {
-                    launch.last_error = Some(error);
-                }
             }
             Err(error) => self.fail_launch(id, error),
         }
@@ -554,7 +573,7 @@ impl Engine {
         for error in &fleet.errors {
             self.cool(&account, error);
         }
-        let wanted = self.still_wanted(&launch.nodes.clone());
+        let wanted = self.still_wanted(&launch.nodes);
         let fact = self
             .new_fact(
                 FactKind::FleetCreated,
@@ -570,10 +589,10 @@ impl Engine {
         let short = keep.split_off(keep.len().min(ids.len()));
         let errors = fleet.errors.clone();
         self.record(Record::Outcome { id, outcome: Outcome::Done(CloudReply::Fleet(fleet)) });
-        let all = self.launches[&id].nodes.clone();
+        let all = launch.nodes.clone();
         // Nodes that were suspended meanwhile leave the launch: woken again, they wait for another.
-        let unwanted: Vec<String> =
-            all.iter().filter(|node| !keep.contains(node) && !short.contains(node)).cloned().collect();
+        let waiting: BTreeSet<&String> = keep.iter().chain(&short).collect();
+        let unwanted: Vec<String> = all.iter().filter(|node| !waiting.contains(node)).cloned().collect();
         self.release(&unwanted, id);
         let now = self.now.mono_ms;
         if ids.is_empty() {
@@ -598,7 +617,6 @@ impl Engine {
                 .launch(token)
                 .code(code.clone());
             self.fact(fact);
-            let launch = self.launches[&id].clone();
             self.release(&short, id);
             if !self.fall_back(&launch, &short, &code) {
                 self.fail_nodes(&short, &code, &message);
@@ -708,6 +726,7 @@ impl Engine {
             if let Some(node) = self.nodes.get_mut(name) {
                 node.reported = true;
             }
+            self.wish_changed(name);
         }
         let fact = self
             .new_fact(FactKind::NodesFailed, message)

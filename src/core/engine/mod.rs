@@ -10,6 +10,7 @@ mod desire;
 mod end;
 mod fleet;
 mod group_fleet;
+mod index;
 mod launch;
 mod list;
 mod outbox;
@@ -20,14 +21,15 @@ mod tell;
 #[cfg(test)]
 mod tests;
 mod view;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::ec2_api::InstanceState;
 use super::event::{CallId, Event, Step};
 use super::fact::{Fact, FactKind};
 use super::limits::Budget;
+use super::name_map::NameMap;
 use super::record::{Binding, Persisted, Record};
 use super::site::{Account, Site};
 use super::slurm_api::{NodeBase, NodeFlags, SlurmReply};
@@ -83,10 +85,10 @@ pub struct Engine {
     site: Arc<Site>,
     options: EngineOptions,
     persisted: Persisted,
-    nodes: BTreeMap<String, Node>,
-    by_instance: BTreeMap<String, String>,
+    index: index::Index,
+    nodes: NameMap<Node>,
     queues: BTreeMap<String, launch::Queue>,
-    launches: BTreeMap<u64, launch::Launch>,
+    launches: watched::Watched<u64, launch::Launch>,
     pressure: BTreeMap<String, launch::Pressure>,
     cooling: BTreeMap<launch::Pool, u64>,
     endings: BTreeMap<Account, end::EndQueue>,
@@ -100,27 +102,28 @@ pub struct Engine {
     orphans: BTreeMap<String, u64>,
     missing: BTreeMap<String, u64>,
     group_states: BTreeMap<String, group_fleet::GroupState>,
+    /// Lists of instances that have been judged.
+    lists: u64,
     /// Accounts whose fleets have been listed since the start.
     fleets_listed: BTreeSet<Account>,
     spot_requests: BTreeMap<String, String>,
-    fulfilling: BTreeMap<String, fleet::Fulfil>,
+    fulfilling: watched::Watched<String, fleet::Fulfil>,
     fleet_ends: BTreeMap<Account, fleet::FleetEnds>,
     fleet_orphans: BTreeMap<String, u64>,
     fleet_poll_at: u64,
     fleet_poll_in_flight: bool,
     /// Pools that a node's fleet launch has tried, and since when, by intent.
     attempts_of: BTreeMap<u64, (BTreeSet<launch::Pool>, u64)>,
-    sleeping: BTreeMap<String, sleep::Sleep>,
+    sleeping: watched::Watched<String, sleep::Sleep>,
     alive_at: u64,
     sleep_watch_at: u64,
     sleep_watch_in_flight: u32,
-    instance_states: BTreeMap<String, InstanceState>,
     start_jobs_at: Option<u64>,
     /// Nodes that are to be powered down although they are bound.
     forced: BTreeSet<String>,
     calls: BTreeMap<CallId, outbox::Purpose>,
     next_call: CallId,
-    outbox: Vec<outbox::Pending>,
+    outbox: outbox::Outbox,
     budgets: BTreeMap<Account, Budget>,
     counts: BTreeMap<Account, outbox::Counts>,
     slurm_updates: u64,
@@ -137,13 +140,13 @@ impl Engine {
     pub fn new(site: Arc<Site>, persisted: Persisted, options: EngineOptions, now: Now) -> Self {
         let rng = fastrand::Rng::with_seed(options.seed);
         let mut engine = Self {
+            index: index::Index::of(&persisted, Arc::clone(&site)),
             site,
             options,
             persisted,
-            nodes: BTreeMap::new(),
-            by_instance: BTreeMap::new(),
+            nodes: NameMap::default(),
             queues: BTreeMap::new(),
-            launches: BTreeMap::new(),
+            launches: watched::Watched::default(),
             pressure: BTreeMap::new(),
             cooling: BTreeMap::new(),
             endings: BTreeMap::new(),
@@ -157,24 +160,24 @@ impl Engine {
             orphans: BTreeMap::new(),
             missing: BTreeMap::new(),
             group_states: BTreeMap::new(),
+            lists: 0,
             fleets_listed: BTreeSet::new(),
             spot_requests: BTreeMap::new(),
-            fulfilling: BTreeMap::new(),
+            fulfilling: watched::Watched::default(),
             fleet_ends: BTreeMap::new(),
             fleet_orphans: BTreeMap::new(),
             fleet_poll_at: 0,
             fleet_poll_in_flight: false,
             attempts_of: BTreeMap::new(),
-            sleeping: BTreeMap::new(),
+            sleeping: watched::Watched::default(),
             alive_at: 0,
             sleep_watch_at: 0,
             sleep_watch_in_flight: 0,
-            instance_states: BTreeMap::new(),
             start_jobs_at: None,
             forced: BTreeSet::new(),
             calls: BTreeMap::new(),
             next_call: 1,
-            outbox: Vec::new(),
+            outbox: outbox::Outbox::default(),
             budgets: BTreeMap::new(),
             counts: BTreeMap::new(),
             slurm_updates: 0,
@@ -245,6 +248,12 @@ impl Engine {
     #[must_use]
     pub fn binding(&self, node: &str) -> Option<&Binding> {
         self.persisted.bindings.get(node)
+    }
+
+    /// Whether the indexes say what a recount of the state says. For tests: it walks everything.
+    #[must_use]
+    pub fn indexes_agree(&self) -> bool {
+        self.index == index::Index::of(&self.persisted, Arc::clone(&self.site))
     }
 
     fn take_in(&mut self, event: Event) {
@@ -361,6 +370,13 @@ impl Engine {
         // A node that the new configuration does not know is left alone; one it knows again is re-read.
         self.nodes.retain(|name, _| site.locate(name).is_some());
         self.queues.retain(|stem, _| site.group(stem).is_some());
+        self.index = index::Index::of(&self.persisted, Arc::clone(&site));
+        // Times and rules may be others now.
+        self.fulfilling.touch_all();
+        self.sleeping.touch_all();
+        for state in self.group_states.values_mut() {
+            state.touch_all();
+        }
         self.fact(
             self.new_fact(
                 FactKind::ConfigLoaded,
@@ -374,6 +390,9 @@ impl Engine {
         let nodes: Vec<String> = nodes.into_iter().filter(|node| self.site.locate(node).is_some()).collect();
         let text = if locked { "hands off until unlocked" } else { "managed again" };
         self.fact(self.new_fact(FactKind::NodeLocked, text).nodes(&nodes));
+        for node in &nodes {
+            self.wish_changed(node);
+        }
         self.record(Record::Lock { nodes, locked });
         self.rescan_now();
     }
@@ -389,8 +408,18 @@ impl Engine {
             && !self.is_locked(node)
     }
 
+    /// Whether this node wants an instance may have changed: what waits for one on its behalf looks again.
+    fn wish_changed(&mut self, node: &str) {
+        self.fulfilling.touch(node);
+        if let Some((stem, ..)) = self.site.place_of(node)
+            && let Some(state) = self.group_states.get_mut(stem)
+        {
+            state.touch(node);
+        }
+    }
+
     fn record(&mut self, record: Record) {
-        self.persisted.apply(&record);
+        self.persisted.apply_telling(&record, &mut self.index);
         self.step.records.push(record);
     }
 
@@ -410,13 +439,12 @@ impl Engine {
     /// Instances that are bound, by id.
     #[must_use]
     pub fn bound_instances(&self) -> BTreeSet<&str> {
-        self.by_instance.keys().map(String::as_str).collect()
+        self.index.owners.keys().map(String::as_str).collect()
     }
 
     /// Continue what an earlier process began: index the bindings and queue the open intents.
     fn recover(&mut self) {
-        for (node, binding) in &self.persisted.bindings {
-            self.by_instance.insert(binding.instance_id.clone(), node.clone());
+        for node in self.persisted.bindings.keys() {
             let entry = self.nodes.entry(node.clone()).or_default();
             entry.since = self.now.mono_ms;
             entry.bound_at = self.now.mono_ms;
@@ -428,10 +456,10 @@ impl Engine {
         for id in &open {
             self.recover_intent(*id);
         }
-        if !open.is_empty() || !self.by_instance.is_empty() {
+        if !open.is_empty() || !self.persisted.bindings.is_empty() {
             let text = format!(
                 "{} bound nodes and {} unfinished calls in the journal",
-                self.by_instance.len(),
+                self.persisted.bindings.len(),
                 open.len()
             );
             self.fact(self.new_fact(FactKind::Recovered, text));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Calls on their way out: their reasons, their priority and the API budget.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Engine;
 use crate::core::ec2_api::{CloudRequest, CloudResult, ErrorClass};
@@ -11,6 +11,9 @@ use crate::core::limits::ActionGroup;
 use crate::core::record::{Intent, LaunchIntent, Record, TagLevel};
 use crate::core::site::Account;
 use crate::core::slurm_api::SlurmRequest;
+
+/// The priority of what can wait for ever.
+const LOWEST: u8 = 9;
 
 /// Why a call was made: who gets its answer.
 #[derive(Clone, Debug)]
@@ -131,7 +134,7 @@ impl Purpose {
         match self {
             Self::Terminate { .. } | Self::DeleteFleets { .. } => 0,
             Self::Create { .. } | Self::GroupFleet { .. } | Self::DescribeLaunch { .. } => 1,
-            Self::Tags { level: TagLevel::Full, .. } => 9,
+            Self::Tags { level: TagLevel::Full, .. } => LOWEST,
             _ => 2,
         }
     }
@@ -144,37 +147,29 @@ pub(super) struct Counts {
     pub(super) throttled: u64,
 }
 
-/// A call that waits for its budget.
-#[derive(Clone, Debug)]
-pub(super) struct Pending {
-    purpose: Purpose,
-    request: CloudRequest,
+/// Calls that take a token from the same bucket, and are as urgent as each other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Lane {
+    priority: u8,
+    account: Account,
+    group: ActionGroup,
 }
 
-/// Calls that failed and are sent again, by their intents.
+/// Calls that wait for their budget, each lane in its order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Repeats(BTreeMap<u64, u64>);
+pub(super) struct Outbox {
+    lanes: BTreeMap<Lane, VecDeque<(Purpose, CloudRequest)>>,
+}
 
-impl Repeats {
-    /// Send the intent's call again at `mono_ms` = `at`.
-    pub(super) fn add(&mut self, intent: u64, at: u64) {
-        self.0.insert(intent, at);
+impl Outbox {
+    fn push(&mut self, purpose: Purpose, request: CloudRequest) {
+        let Some(account) = purpose.account().cloned() else { return };
+        let lane = Lane { priority: purpose.priority(), account, group: purpose.action_group() };
+        self.lanes.entry(lane).or_default().push_back((purpose, request));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The intents whose time has come, which are then forgotten here.
-    pub(super) fn take_due(&mut self, now: u64) -> Vec<u64> {
-        let due = self.0.iter().filter(|(_, at)| **at <= now).map(|(intent, _)| *intent).collect();
-        self.0.retain(|_, at| *at > now);
-        due
-    }
-
-    /// `mono_ms` of the next one.
-    pub(super) fn next(&self) -> Option<u64> {
-        self.0.values().min().copied()
+        self.lanes.is_empty()
     }
 }
 
@@ -199,7 +194,7 @@ impl Engine {
 
     /// Queue a call to EC2; it leaves at the end of this step unless the budget says later.
     pub(super) fn cloud(&mut self, purpose: Purpose, request: CloudRequest) {
-        self.outbox.push(Pending { purpose, request });
+        self.outbox.push(purpose, request);
     }
 
     pub(super) fn slurm_call(&mut self, purpose: Purpose, request: SlurmRequest) {
@@ -217,32 +212,27 @@ impl Engine {
         call
     }
 
+    /// A lane that must wait keeps everything behind its first call: the bucket is the same for all of it.
     pub(super) fn send_outbox(&mut self) {
-        if self.outbox.is_empty() {
-            return;
-        }
-        let mut waiting = std::mem::take(&mut self.outbox);
-        waiting.sort_by_key(|pending| pending.purpose.priority());
-        for pending in waiting {
-            let Some(account) = pending.purpose.account().cloned() else { continue };
-            let group = pending.purpose.action_group();
-            if self.persisted.paused && group != ActionGroup::Describe {
-                self.outbox.push(pending);
+        let mut lanes = std::mem::take(&mut self.outbox.lanes);
+        for (lane, waiting) in &mut lanes {
+            if self.persisted.paused && lane.group != ActionGroup::Describe {
                 continue;
             }
-            let low = pending.purpose.priority() == 9;
-            match self.budgets.entry(account.clone()).or_default().take(group, low, self.now) {
-                Ok(()) => {
-                    let call = self.new_call(pending.purpose);
-                    self.counts.entry(account.clone()).or_default().calls += 1;
-                    self.step.effects.push(Effect::Cloud { call, account, request: pending.request });
-                }
-                Err(ready) => {
+            while let Some((purpose, request)) = waiting.pop_front() {
+                let budget = self.budgets.entry(lane.account.clone()).or_default();
+                if let Err(ready) = budget.take(lane.group, lane.priority == LOWEST, self.now) {
                     self.wake(ready);
-                    self.outbox.push(pending);
+                    waiting.push_front((purpose, request));
+                    break;
                 }
+                let call = self.new_call(purpose);
+                self.counts.entry(lane.account.clone()).or_default().calls += 1;
+                self.step.effects.push(Effect::Cloud { call, account: lane.account.clone(), request });
             }
         }
+        lanes.retain(|_, waiting| !waiting.is_empty());
+        self.outbox.lanes = lanes;
     }
 
     pub(super) fn note_budget(&mut self, purpose: &Purpose, result: &CloudResult) {

@@ -4,15 +4,17 @@
 //! Only complete lists come here, each older than the Slurm nodes it is compared with: a node that became busy
 //! after the list was made is then seen as busy. A list that failed or was cut short is never compared.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::launch::Launch;
 use super::outbox::Purpose;
 use super::tell::reason;
 use super::{Desire, Engine, Node};
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance, InstanceState};
 use crate::core::fact::FactKind;
 use crate::core::hostlist;
-use crate::core::record::Record;
+use crate::core::name_map::NameMap;
+use crate::core::record::{Binding, Record};
 use crate::core::site::Account;
 use crate::core::slurm_api::NodeFlags;
 use crate::core::tag;
@@ -21,41 +23,51 @@ use crate::core::tag;
 const MAX_TAG_NODES: usize = 10_000;
 
 impl Engine {
+    /// One look-up for an instance that is where it should be: nearly all are.
     pub(super) fn judge(&mut self, account: &Account, started: u64, instances: &[Instance]) {
-        let alive: BTreeMap<&str, &Instance> = instances
-            .iter()
-            .filter(|instance| !instance.state.is_ended())
-            .map(|instance| (instance.id.as_str(), instance))
-            .collect();
-        for instance in alive.values() {
-            self.note_instance_state(instance);
+        self.lists += 1;
+        let may_sleep = self.site.groups().iter().any(|group| group.hibernates());
+        let mut moved = Vec::new();
+        let mut strangers = Strangers::default();
+        for instance in instances.iter().filter(|instance| !instance.state.is_ended()) {
+            let Some(owner) = self.index.owners.get_mut(&instance.id) else {
+                strangers.by_id.insert(&instance.id, instance);
+                continue;
+            };
+            owner.listed = self.lists;
+            owner.state = Some(instance.state);
+            let binding = self.persisted.bindings.get(&owner.node);
+            if let (Some(binding), Some(addr)) = (binding, &instance.private_ip)
+                && binding.addr != *addr
+            {
+                moved.push((binding.clone(), addr.clone()));
+            }
+            if may_sleep {
+                self.note_instance_state(instance);
+            }
         }
-        self.follow_addresses(&alive);
-        self.adopt(account, &alive);
+        self.follow_addresses(moved);
+        self.adopt(account, &mut strangers);
         self.end_leaving(account);
-        self.judge_orphans(account, &alive);
-        self.confirm_missing(account, started, &alive);
+        self.judge_orphans(account, &mut strangers);
+        self.confirm_missing(account, started);
         self.judge_bare_nodes(account, started);
     }
 
-    /// A bound instance whose private address is another than before.
-    fn follow_addresses(&mut self, alive: &BTreeMap<&str, &Instance>) {
-        let mut changed = Vec::new();
-        for (id, instance) in alive {
-            let Some(node) = self.by_instance.get(*id) else { continue };
-            let Some(binding) = self.persisted.bindings.get(node) else { continue };
-            let Some(addr) = &instance.private_ip else { continue };
-            if binding.addr != *addr {
-                let mut binding = binding.clone();
-                binding.addr.clone_from(addr);
-                binding.hostname = super::bind::hostname_of(addr);
-                binding.told = false;
-                changed.push(binding);
-            }
-        }
-        if changed.is_empty() {
+    /// Bound instances whose private address is another than before.
+    fn follow_addresses(&mut self, moved: Vec<(Binding, String)>) {
+        if moved.is_empty() {
             return;
         }
+        let changed: Vec<Binding> = moved
+            .into_iter()
+            .map(|(binding, addr)| Binding {
+                hostname: super::bind::hostname_of(&addr),
+                addr,
+                told: false,
+                ..binding
+            })
+            .collect();
         let names: Vec<String> = changed.iter().map(|binding| binding.node.clone()).collect();
         self.fact(
             self.new_fact(FactKind::AddressChanged, "instances have a new private address").nodes(&names),
@@ -67,9 +79,8 @@ impl Engine {
     }
 
     /// Instances without a node that belong to one after all: by address, by tag, or because a node waits.
-    fn adopt(&mut self, account: &Account, alive: &BTreeMap<&str, &Instance>) {
-        let mut ownerless: Vec<&Instance> =
-            alive.values().copied().filter(|instance| self.is_ownerless(instance)).collect();
+    fn adopt(&mut self, account: &Account, strangers: &mut Strangers<'_>) {
+        let mut ownerless = self.ownerless(strangers);
         if ownerless.is_empty() {
             return;
         }
@@ -81,41 +92,43 @@ impl Engine {
                 && matches!(node.desire, Desire::Keep | Desire::Waking)
                 && !self.persisted.bindings.contains_key(name)
             {
-                by_addr.insert(addr, name);
+                by_addr.entry(addr).and_modify(|other| *other = (*other).max(name)).or_insert(name);
             }
         }
         let mut taken: BTreeSet<String> = BTreeSet::new();
+        let mut placed: BTreeSet<&str> = BTreeSet::new();
         let mut pairs: Vec<(String, Instance)> = Vec::new();
         for instance in &ownerless {
             let Some(addr) = instance.private_ip.as_deref() else { continue };
             // Slurm may show a past instance's address for a node: an instance that was told a name is that node.
-            let candidate = tagged_node(instance)
+            let candidate = strangers
+                .tagged_node(instance)
                 .or_else(|| by_addr.get(addr).map(|name| (*name).clone()))
                 .filter(|node| self.may_adopt(node, instance));
             if let Some(node) = candidate
                 && taken.insert(node.clone())
             {
+                placed.insert(&instance.id);
                 pairs.push((node, (*instance).clone()));
             }
         }
         // What is left goes to nodes that wait in no launch (an earlier process launched for them). An instance that
         // was told its node name runs under that name to its end, and is of no use to another node.
+        let mut waiting: BTreeMap<String, VecDeque<String>> = BTreeMap::new();
         for instance in &ownerless {
             if instance.private_ip.is_none()
-                || tagged_node(instance).is_some()
+                || !matches!(instance.state, InstanceState::Pending | InstanceState::Running)
                 || self.persisted.leaving.contains_key(&instance.id)
-                || pairs.iter().any(|(_, other)| other.id == instance.id)
+                || placed.contains(instance.id.as_str())
+                || strangers.tagged_node(instance).is_some()
             {
                 continue;
             }
-            if !matches!(instance.state, InstanceState::Pending | InstanceState::Running) {
-                continue;
-            }
             let Some(stem) = stem_of(instance) else { continue };
-            let waiting =
-                self.queued_nodes(&stem, taken.len() + 1).into_iter().find(|node| !taken.contains(node));
-            if let Some(node) = waiting {
-                taken.insert(node.clone());
+            let waiting = waiting.entry(stem).or_insert_with_key(|stem| {
+                self.queued_nodes(stem, usize::MAX).into_iter().filter(|node| !taken.contains(node)).collect()
+            });
+            if let Some(node) = waiting.pop_front() {
                 pairs.push((node, (*instance).clone()));
             }
         }
@@ -144,61 +157,61 @@ impl Engine {
         in_group && wanted && !self.persisted.bindings.contains_key(node)
     }
 
-    /// Neither bound, nor expected by a launch, nor on its way out.
-    fn is_ownerless(&self, instance: &Instance) -> bool {
-        // Nearly every instance is bound: what follows looks at every launch and fleet.
-        if self.by_instance.contains_key(&instance.id) {
-            return false;
+    /// Of these instances those that are neither bound, nor expected by a launch, nor on their way out.
+    fn ownerless<'a>(&self, strangers: &Strangers<'a>) -> Vec<&'a Instance> {
+        if strangers.by_id.is_empty() {
+            return Vec::new();
         }
-        let launch = instance.tags.get(tag::LAUNCH);
-        let expected =
-            self.launches.values().any(|open| Some(&open.token) == launch || open.expects(&instance.id));
-        let fleet = instance.tags.get(super::fleet::FLEET_ID);
-        let in_fleet =
-            fleet.is_some_and(|id| self.persisted.fleets.values().any(|known| known.fleet_id == *id));
-        !expected && !in_fleet && !self.in_group_fleet(instance) && !self.is_ending(&instance.id)
+        let tokens: BTreeSet<&str> = self.launches.values().map(|launch| launch.token.as_str()).collect();
+        let ids: BTreeSet<&str> = self.launches.values().flat_map(Launch::expected).collect();
+        let is_ownerless = |instance: &Instance| {
+            let expected = ids.contains(instance.id.as_str())
+                || instance.tags.get(tag::LAUNCH).is_some_and(|token| tokens.contains(token.as_str()));
+            let in_fleet =
+                instance.tags.get(super::fleet::FLEET_ID).is_some_and(|id| self.index.is_fleet(id));
+            !self.index.is_bound(&instance.id)
+                && !expected
+                && !in_fleet
+                && !self.in_group_fleet(instance)
+                && !self.is_ending(&instance.id)
+        };
+        strangers.by_id.values().copied().filter(|instance| is_ownerless(instance)).collect()
     }
 
-    fn judge_orphans(&mut self, account: &Account, alive: &BTreeMap<&str, &Instance>) {
+    fn judge_orphans(&mut self, account: &Account, strangers: &mut Strangers<'_>) {
         let now = self.now.mono_ms;
         let grace = u64::from(self.site.settings.orphan_grace_s) * 1000;
-        let known: BTreeSet<&str> = alive.keys().copied().collect();
-        let mine: BTreeSet<String> = self.orphans.keys().cloned().collect();
-        for id in mine {
+        let ownerless = self.ownerless(strangers);
+        let still: BTreeSet<&str> = ownerless.iter().map(|instance| instance.id.as_str()).collect();
+        self.orphans.retain(|id, at| {
             // Of this account or not: what no list shows for long is pruned by its age.
-            if !known.contains(id.as_str())
-                && self.orphans.get(&id).is_some_and(|at| self.now.since(*at) > 10 * grace)
-            {
-                self.orphans.remove(&id);
-            }
-        }
-        let busy = busy_addresses(&self.nodes);
+            let shown = strangers.by_id.contains_key(id.as_str());
+            still.contains(id.as_str()) || (!shown && self.now.since(*at) <= 10 * grace)
+        });
+        let busy = if ownerless.is_empty() { BTreeSet::new() } else { busy_addresses(&self.nodes) };
         let (mut seen, mut end) = (Vec::new(), Vec::new());
-        for (id, instance) in alive {
-            if !self.is_ownerless(instance) {
-                self.orphans.remove(*id);
-                continue;
-            }
+        for instance in ownerless {
+            let id = &instance.id;
             // Whatever we believe: behind this address Slurm runs a job.
             if instance.private_ip.as_deref().is_some_and(|addr| busy.contains(addr)) {
                 continue;
             }
-            let node = tagged_node(instance);
+            let node = strangers.tagged_node(instance);
             if node.as_ref().is_some_and(|node| self.is_locked(node)) {
                 continue;
             }
             let powered_down =
                 node.and_then(|node| self.nodes.get(&node)).is_some_and(|node| node.desire == Desire::Down);
-            match self.orphans.get(*id) {
+            match self.orphans.get(id) {
                 // We asked EC2 to end it a while ago, and it still runs.
-                _ if self.ended.contains_key(*id) => end.push((*id).to_owned()),
+                _ if self.ended.contains_key(id) => end.push(id.clone()),
                 // Its node is powered down: it could only come back under a name that another instance will have.
-                _ if powered_down => end.push((*id).to_owned()),
+                _ if powered_down => end.push(id.clone()),
                 None => {
-                    self.orphans.insert((*id).to_owned(), now);
-                    seen.push((*id).to_owned());
+                    self.orphans.insert(id.clone(), now);
+                    seen.push(id.clone());
                 }
-                Some(first) if self.now.since(*first) >= grace => end.push((*id).to_owned()),
+                Some(first) if self.now.since(*first) >= grace => end.push(id.clone()),
                 Some(_) => {}
             }
         }
@@ -224,19 +237,20 @@ impl Engine {
     }
 
     /// Bound instances that the list does not show are asked for by id before anything is concluded.
-    fn confirm_missing(&mut self, account: &Account, started: u64, alive: &BTreeMap<&str, &Instance>) {
+    fn confirm_missing(&mut self, account: &Account, started: u64) {
         let mut ids = Vec::new();
-        for (id, node) in &self.by_instance {
-            let Some(binding) = self.persisted.bindings.get(node) else { continue };
-            if binding.account != *account {
+        for (id, owner) in &self.index.owners {
+            if owner.listed == self.lists {
                 continue;
             }
-            if alive.contains_key(id.as_str()) {
-                self.missing.remove(id);
-            } else if self.nodes.get(node).is_some_and(|n| n.bound_at < started) {
+            let Some(binding) = self.persisted.bindings.get(&owner.node) else { continue };
+            if binding.account == *account
+                && self.nodes.get(&owner.node).is_some_and(|n| n.bound_at < started)
+            {
                 ids.push(id.clone());
             }
         }
+        self.missing.retain(|id, _| self.index.owners.get(id).is_none_or(|owner| owner.listed != self.lists));
         if !ids.is_empty() {
             let request = CloudRequest::DescribeInstances { ids: ids.clone() };
             self.cloud(Purpose::Confirm { account: account.clone(), ids }, request);
@@ -248,9 +262,11 @@ impl Engine {
         let now = self.now;
         let grace = u64::from(self.site.settings.consistency_grace_s) * 1000;
         let mut unsure = false;
+        let found: BTreeMap<&str, &Instance> =
+            instances.iter().map(|instance| (instance.id.as_str(), instance)).collect();
         for id in ids {
-            let Some(node) = self.by_instance.get(id).cloned() else { continue };
-            match instances.iter().find(|instance| instance.id == *id) {
+            let Some(node) = self.index.owner(id).map(str::to_owned) else { continue };
+            match found.get(id.as_str()) {
                 Some(instance) if instance.state.is_ended() => {
                     let why = instance.state_reason.clone().unwrap_or_else(|| "terminated".into());
                     self.lose_instance(&node, id, &why);
@@ -276,9 +292,7 @@ impl Engine {
     /// EC2 has ended the instance behind a node: Slurm must know now, not after SlurmdTimeout.
     fn lose_instance(&mut self, node: &str, id: &str, why: &str) {
         self.missing.remove(id);
-        self.instance_states.remove(id);
         self.forget_sleep(node);
-        self.by_instance.remove(id);
         self.tell.forget(node);
         self.tags.forget(node);
         // slurmctld talks to another address: a job there does not run on the instance that ended.
@@ -372,7 +386,7 @@ impl Engine {
 }
 
 /// Behind these addresses Slurm runs jobs.
-pub(super) fn busy_addresses(nodes: &BTreeMap<String, Node>) -> BTreeSet<&str> {
+pub(super) fn busy_addresses(nodes: &NameMap<Node>) -> BTreeSet<&str> {
     nodes.values().filter(|node| node.has_job).filter_map(|node| node.slurm_addr.as_deref()).collect()
 }
 
@@ -381,13 +395,24 @@ fn stem_of(instance: &Instance) -> Option<String> {
     Some(format!("{}-{}", instance.tags.get(tag::PARTITION)?, instance.tags.get(tag::GROUP)?))
 }
 
-/// The node that the instance's own tags name, read as deploy/node/ec2fleet-node reads them.
-fn tagged_node(instance: &Instance) -> Option<String> {
-    match instance.tags.get(tag::NODES) {
-        Some(list) => {
-            let names = hostlist::expand_bounded(list, MAX_TAG_NODES).ok()?;
-            names.into_iter().nth(instance.ami_launch_index as usize)
-        }
-        None => instance.tags.get(tag::NODE).cloned(),
+/// Instances of a list that no node has.
+#[derive(Default)]
+struct Strangers<'a> {
+    by_id: BTreeMap<&'a str, &'a Instance>,
+    /// Instances of one reservation carry the same list of nodes.
+    expanded: BTreeMap<&'a str, Vec<String>>,
+}
+
+impl<'a> Strangers<'a> {
+    /// The node that the instance's own tags name, read as deploy/node/ec2fleet-node reads them.
+    fn tagged_node(&mut self, instance: &'a Instance) -> Option<String> {
+        let Some(list) = instance.tags.get(tag::NODES) else {
+            return instance.tags.get(tag::NODE).cloned();
+        };
+        let names = self
+            .expanded
+            .entry(list)
+            .or_insert_with(|| hostlist::expand_bounded(list, MAX_TAG_NODES).unwrap_or_default());
+        names.get(instance.ami_launch_index as usize).cloned()
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::index::Bound;
 use super::outbox::Purpose;
 use super::tell::REASON_PREFIX;
 use super::{Desire, Engine};
@@ -47,13 +48,18 @@ impl Engine {
     pub(super) fn mind_sleepers(&mut self) {
         self.watch_for_sleep();
         self.keep_alive();
-        self.lengthen_jobs();
-        self.end_long_sleeps();
+        self.mind_time_asleep();
     }
 
     /// Nodes up on instances that may be put to sleep are looked at often enough to be ahead of SlurmdTimeout.
     fn watch_for_sleep(&mut self) {
-        if self.sleep_watch_in_flight > 0 || !self.site.groups().iter().any(|group| group.hibernates()) {
+        if self.sleep_watch_in_flight > 0
+            || !self
+                .site
+                .groups()
+                .iter()
+                .any(|group| group.hibernates() && self.index.bound_in(&group.stem()) != Bound::default())
+        {
             return;
         }
         if self.sleep_watch_at > self.now.mono_ms {
@@ -66,9 +72,6 @@ impl Engine {
             if up && self.site.locate(node).is_some_and(|(group, _)| group.hibernates()) {
                 by_account.entry(binding.account.clone()).or_default().push(binding.instance_id.clone());
             }
-        }
-        if by_account.is_empty() {
-            return;
         }
         self.sleep_watch_at = self.now.mono_ms + self.alive_interval_ms().min(10_000);
         for (account, ids) in by_account {
@@ -88,11 +91,12 @@ impl Engine {
 
     /// Asleep or awake, by what EC2 says of the instance.
     pub(super) fn note_instance_state(&mut self, instance: &Instance) {
-        let Some(node) = self.by_instance.get(&instance.id).cloned() else { return };
-        self.instance_states.insert(instance.id.clone(), instance.state);
-        if !self.site.locate(&node).is_some_and(|(group, _)| group.hibernates()) {
+        let Some(owner) = self.index.owners.get_mut(&instance.id) else { return };
+        owner.state = Some(instance.state);
+        if !self.site.locate(&owner.node).is_some_and(|(group, _)| group.hibernates()) {
             return;
         }
+        let node = owner.node.clone();
         match instance.state {
             InstanceState::Stopping | InstanceState::Stopped => self.fall_asleep(&node),
             InstanceState::Running => self.wake_up(&node),
@@ -146,6 +150,15 @@ impl Engine {
     }
 
     fn keep_alive(&mut self) {
+        if self.sleeping.is_empty() {
+            return;
+        }
+        if self.alive_at > self.now.mono_ms {
+            self.wake(self.alive_at);
+            return;
+        }
+        self.alive_at = self.now.mono_ms + self.alive_interval_ms();
+        self.wake(self.alive_at);
         let nodes: Vec<String> = self
             .sleeping
             .iter()
@@ -155,77 +168,57 @@ impl Engine {
             })
             .map(|(node, _)| node.clone())
             .collect();
-        if nodes.is_empty() {
-            return;
+        if !nodes.is_empty() {
+            self.slurm_call(Purpose::Mind, SlurmRequest::KeepResponding { nodes });
         }
-        if self.alive_at > self.now.mono_ms {
-            self.wake(self.alive_at);
-            return;
+    }
+
+    /// What the time asleep leads to: longer time limits, and an end where the site sets one.
+    fn mind_time_asleep(&mut self) {
+        for node in self.sleeping.take_due(self.now.mono_ms) {
+            let extended = self.lengthen_jobs(&node);
+            let ended = self.end_long_sleep(&node);
+            self.sleeping.look_again(&node, extended.into_iter().chain(ended).min());
         }
-        self.alive_at = self.now.mono_ms + self.alive_interval_ms();
-        self.wake(self.alive_at);
-        self.slurm_call(Purpose::Mind, SlurmRequest::KeepResponding { nodes });
+        if let Some(at) = self.sleeping.next_look() {
+            self.wake(at);
+        }
     }
 
     /// The time asleep does not count against the job: a minute is added before each minute passes.
-    fn lengthen_jobs(&mut self) {
-        let now = self.now;
-        let mut due = Vec::new();
-        let mut next = None::<u64>;
-        for (node, sleep) in &mut self.sleeping {
-            if !self.site.locate(node).is_some_and(|(group, _)| group.hibernation.extend_time_limit)
-                || sleep.given_up
-            {
-                continue;
-            }
-            let begun = now.since(sleep.since) / MINUTE_MS + 1;
-            if begun > sleep.extended {
-                due.push((node.clone(), begun - sleep.extended));
-                sleep.extended = begun;
-            }
-            let at = sleep.since + sleep.extended * MINUTE_MS;
-            next = Some(next.map_or(at, |other| other.min(at)));
+    ///
+    /// `mono_ms` of the next minute.
+    fn lengthen_jobs(&mut self, node: &str) -> Option<u64> {
+        let (group, _) = self.site.locate(node)?;
+        let sleep = self.sleeping.get_mut(node)?;
+        if !group.hibernation.extend_time_limit || sleep.given_up {
+            return None;
         }
-        for (node, minutes) in due {
-            let minutes = u32::try_from(minutes).unwrap_or(u32::MAX);
-            self.slurm_call(Purpose::Mind, SlurmRequest::ExtendJobs { node, minutes });
+        let begun = self.now.since(sleep.since) / MINUTE_MS + 1;
+        let missing = begun.saturating_sub(sleep.extended);
+        sleep.extended = sleep.extended.max(begun);
+        let next = sleep.since + sleep.extended * MINUTE_MS;
+        if missing > 0 {
+            let minutes = u32::try_from(missing).unwrap_or(u32::MAX);
+            self.slurm_call(Purpose::Mind, SlurmRequest::ExtendJobs { node: node.to_owned(), minutes });
         }
-        if let Some(at) = next {
-            self.wake(at);
-        }
+        Some(next)
     }
 
-    fn end_long_sleeps(&mut self) {
-        let now = self.now;
-        let mut over = Vec::new();
-        let mut next = None::<u64>;
-        for (node, sleep) in &self.sleeping {
-            let Some((group, _)) = self.site.locate(node) else { continue };
-            let rules = &group.hibernation;
-            let Some(minutes) = rules.max_minutes.filter(|_| rules.after_max != AfterMaxHibernation::Wait)
-            else {
-                continue;
-            };
-            if sleep.given_up {
-                continue;
-            }
-            let at = sleep.since + u64::from(minutes) * MINUTE_MS;
-            if at <= now.mono_ms {
-                over.push((node.clone(), minutes));
-            } else {
-                next = Some(next.map_or(at, |other| other.min(at)));
-            }
+    /// `mono_ms` at which the sleep is too long.
+    fn end_long_sleep(&mut self, node: &str) -> Option<u64> {
+        let (group, _) = self.site.locate(node)?;
+        let rules = &group.hibernation;
+        let minutes = rules.max_minutes.filter(|_| rules.after_max != AfterMaxHibernation::Wait)?;
+        let sleep = self.sleeping.get_mut(node).filter(|sleep| !sleep.given_up)?;
+        let at = sleep.since + u64::from(minutes) * MINUTE_MS;
+        if at > self.now.mono_ms {
+            return Some(at);
         }
-        if let Some(at) = next {
-            self.wake(at);
-        }
-        for (node, minutes) in over {
-            if let Some(sleep) = self.sleeping.get_mut(&node) {
-                sleep.given_up = true;
-            }
-            let message = format!("asleep for more than {minutes} minutes; its jobs are requeued");
-            self.force_down(&node, "MaxHibernationMin", &message);
-        }
+        sleep.given_up = true;
+        let message = format!("asleep for more than {minutes} minutes; its jobs are requeued");
+        self.force_down(node, "MaxHibernationMin", &message);
+        None
     }
 
     /// A node that is no longer up does not sleep.

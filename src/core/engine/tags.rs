@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use super::outbox::Purpose;
+use super::watched::Agenda;
 use crate::core::ec2_api::{CloudError, CloudRequest, CloudResult, ErrorClass};
 use crate::core::fact::FactKind;
 use crate::core::hostlist;
@@ -22,8 +23,8 @@ const MAX_ATTEMPTS: u32 = 6;
 /// Bound nodes whose tags are not complete, with the `mono_ms` at which they are due.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TagQueue {
-    node_tags: BTreeMap<String, u64>,
-    full_tags: BTreeMap<String, u64>,
+    node_tags: Agenda<String>,
+    full_tags: Agenda<String>,
     attempts: BTreeMap<String, u32>,
     /// Nodes whose reservation could not be tagged as a whole: one missing instance must not hold up the others.
     alone: BTreeSet<String>,
@@ -36,8 +37,8 @@ impl TagQueue {
         for binding in bindings {
             let eager =
                 site.locate(&binding.node).is_some_and(|(group, _)| group.naming == NodeNaming::NameTag);
-            self.node_tags.insert(binding.node.clone(), now + delay);
-            self.full_tags.insert(binding.node.clone(), if eager { now } else { now + NAME_DELAY_MS });
+            self.node_tags.set(binding.node.clone(), now + delay);
+            self.full_tags.set(binding.node.clone(), if eager { now } else { now + NAME_DELAY_MS });
         }
     }
 
@@ -66,10 +67,10 @@ impl Engine {
     pub(super) fn recover_tags(&mut self) {
         for binding in self.persisted.bindings.values() {
             if binding.tags < TagLevel::Node {
-                self.tags.node_tags.insert(binding.node.clone(), self.now.mono_ms);
+                self.tags.node_tags.set(binding.node.clone(), self.now.mono_ms);
             }
             if binding.tags < TagLevel::Full {
-                self.tags.full_tags.insert(binding.node.clone(), self.now.mono_ms + NAME_DELAY_MS);
+                self.tags.full_tags.set(binding.node.clone(), self.now.mono_ms + NAME_DELAY_MS);
             }
         }
     }
@@ -83,17 +84,9 @@ impl Engine {
     }
 
     fn write_node_tags(&mut self) {
-        let now = self.now.mono_ms;
-        let due: BTreeSet<String> =
-            self.tags.node_tags.iter().filter(|(_, at)| **at <= now).map(|(node, _)| node.clone()).collect();
-        if let Some(next) = self.tags.node_tags.values().filter(|at| **at > now).min().copied() {
+        let due = self.tags.node_tags.take_due(self.now.mono_ms);
+        if let Some(next) = self.tags.node_tags.next() {
             self.wake(next);
-        }
-        if due.is_empty() {
-            return;
-        }
-        for node in &due {
-            self.tags.node_tags.remove(node);
         }
         for call in self.reservation_calls(&due) {
             self.send_tags(call);
@@ -108,10 +101,9 @@ impl Engine {
             .filter_map(|node| self.persisted.bindings.get(node))
             .map(|binding| binding.reservation_id.as_str())
             .collect();
-        for binding in self.persisted.bindings.values() {
-            if wanted.contains(binding.reservation_id.as_str()) {
-                reservations.entry((&binding.account, &binding.reservation_id)).or_default().push(binding);
-            }
+        for node in wanted.into_iter().flat_map(|reservation| self.index.nodes_of_reservation(reservation)) {
+            let Some(binding) = self.persisted.bindings.get(node) else { continue };
+            reservations.entry((&binding.account, &binding.reservation_id)).or_default().push(binding);
         }
         let mut calls = Vec::new();
         for ((account, _), mut bindings) in reservations {
@@ -172,9 +164,7 @@ impl Engine {
             return;
         }
         let now = self.now.mono_ms;
-        let Some((node, at)) =
-            self.tags.full_tags.iter().min_by_key(|(_, at)| **at).map(|(node, at)| (node.clone(), *at))
-        else {
+        let Some((node, at)) = self.tags.full_tags.first().map(|(node, at)| (node.clone(), at)) else {
             return;
         };
         if at > now {
@@ -276,7 +266,7 @@ impl Engine {
             }
             let queue =
                 if level == TagLevel::Full { &mut self.tags.full_tags } else { &mut self.tags.node_tags };
-            queue.insert(node.clone(), at);
+            queue.set(node.clone(), at);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::core::site::{FleetScope, Hibernation, Lifecycle, NodeGroup, NodeNamin
 use crate::core::slurm_api::{NodeStateChange, NodeUpdate, PowerReading, SlurmNode, SlurmRequest};
 use crate::core::tag;
 
-fn group(name: &str) -> NodeGroup {
+pub(super) fn group(name: &str) -> NodeGroup {
     NodeGroup {
         partition: "p".into(),
         name: name.into(),

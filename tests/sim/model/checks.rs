@@ -144,12 +144,14 @@ impl World {
     /// The engine has decided something.
     pub fn check_engine(&mut self, host: usize) {
         let Some(driver) = &self.controllers[host].driver else { return };
+        if !driver.engine.indexes_agree() {
+            self.k.violate(|| "an index of the engine differs from a recount".to_owned());
+        }
         let bindings = &driver.engine.persisted().bindings;
         let same = bindings.len() == self.checks.bindings.len()
             && bindings
                 .iter()
-                .zip(&self.checks.bindings)
-                .all(|((node, binding), (name, id))| node == name && binding.instance_id == *id);
+                .all(|(node, binding)| self.checks.bindings.get(node) == Some(&binding.instance_id));
         if same || self.controllers[host].superseded {
             return;
         }

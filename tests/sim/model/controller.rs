@@ -86,7 +86,8 @@ impl World {
 
     /// The controller that acts, if one does.
     pub fn acting(&self) -> Option<usize> {
-        (0..self.controllers.len()).find(|host| self.controllers[*host].driver.is_some())
+        let acts = |controller: &Controller| controller.driver.is_some() && !controller.superseded;
+        (0..self.controllers.len()).find(|host| acts(&self.controllers[*host]))
     }
 
     /// Whether this process is the one whose slurmctld is in control.

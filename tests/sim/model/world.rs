@@ -361,7 +361,9 @@ impl World {
     pub fn restart_later(&mut self) {
         let host = if self.k.strikes(Fault::Failover, 0.4) { self.k.rng.usize(0..2) } else { 0 };
         // Nobody may have it open.
-        if self.acting().is_none() && self.k.strikes(Fault::LostJournal, 0.1) {
+        if self.controllers.iter().all(|controller| controller.driver.is_none())
+            && self.k.strikes(Fault::LostJournal, 0.1)
+        {
             self.disk.borrow_mut().lose_journal();
         }
         let delay = self.k.between(500, 120_000);
