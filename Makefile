@@ -29,7 +29,8 @@ build: shim ## build everything (development profile)
 shim: ## build the part that slurmctld's release decides: make shim SLURM_INCLUDE=/usr/include
 	+$(MAKE) --no-print-directory -C c_shim SLURM_INCLUDE='$(abspath $(SLURM_INCLUDE))' OUT='$(abspath $(dir $(SHIM)))'
 
-demo: deps build ## a real cluster on this machine, with EC2 emulated: one job from sbatch to terminated instances
+demo: deps shim ## a real cluster on this machine, with EC2 emulated: one job from sbatch to terminated instances
+	$(CARGO) build --locked --lib --bins --example demo
 	$(TARGET)/debug/examples/demo
 
 # cargo comes last: its closing lines are the result.
