@@ -185,7 +185,7 @@ fn explain_job(context: &Context, id: u32) -> Result<ExplainReport, CliError> {
         report.summary.push_str(&format!(" {foreign} are no nodes of partitions.json."));
     }
     // The nodes that hold the job back explain it; of those that look alike, one will do.
-    for phase in ["failed", "pending", "launching", "booting", "asleep"] {
+    for phase in ["failed", "pending", "launching", "booting", "asleep", "moving"] {
         if let Some(name) = phases.get(phase).and_then(|names| names.first()) {
             let one = explain_node(context, (*name).to_owned())?;
             report.next.push(format!("{name}: {}", one.summary));

@@ -11,6 +11,7 @@ use super::context::Context;
 use super::error::{CliError, Exit};
 use super::output::Output;
 use crate::cloud::catalog::{Action, Need};
+use crate::config::move_statements;
 use crate::core::site::{FleetScope, Lifecycle, Site};
 use crate::core::tag;
 
@@ -30,6 +31,7 @@ pub fn policy(site: &Site, tool: bool) -> Value {
         .groups()
         .iter()
         .any(|group| group.lifecycle == Lifecycle::Spot || group.spot_fallback_s.is_some());
+    let moves = site.groups().iter().any(|group| group.moves_to_on_demand());
     let mut regions: Vec<&str> = site.groups().iter().map(|group| group.account.region.as_str()).collect();
     regions.sort_unstable();
     regions.dedup();
@@ -55,6 +57,7 @@ pub fn policy(site: &Site, tool: bool) -> Value {
         .filter(|action| match action.need() {
             Need::Always => true,
             Need::MaintainFleets => maintain,
+            Need::MoveToOnDemand => moves,
             Need::Tool => tool,
         })
         .map(|action| format!("ec2:{}", action.as_str()))
@@ -116,6 +119,9 @@ pub fn policy(site: &Site, tool: bool) -> Value {
                 "Resource": arn("spot-instances-request"),
             }));
         }
+    }
+    if moves {
+        statements.extend(move_statements(&site.cluster, &|kind| vec![arn(kind)]));
     }
     let mut services = vec!["ec2fleet.amazonaws.com"];
     if spot {

@@ -247,6 +247,16 @@ pub enum Action {
     DescribeFleets,
     DescribeFleetHistory,
     CancelSpotInstanceRequests,
+    DescribeVolumes,
+    StopInstances,
+    StartInstances,
+    AttachVolume,
+    DetachVolume,
+    DeleteVolume,
+    ModifyInstanceAttribute,
+    ModifyNetworkInterfaceAttribute,
+    CreateCapacityReservation,
+    CancelCapacityReservation,
     DescribeInstanceTypes,
     DescribeInstanceTypeOfferings,
     GetInstanceTypesFromInstanceRequirements,
@@ -265,12 +275,14 @@ pub enum Need {
     Always,
     /// Node groups with maintain fleets.
     MaintainFleets,
+    /// Node groups with `AfterMaxHibernation` on-demand.
+    MoveToOnDemand,
     /// `ec2fleet` commands of the administrator.
     Tool,
 }
 
 impl Action {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 28] = [
         Self::CreateFleet,
         Self::RunInstances,
         Self::CreateTags,
@@ -281,6 +293,16 @@ impl Action {
         Self::DescribeFleets,
         Self::DescribeFleetHistory,
         Self::CancelSpotInstanceRequests,
+        Self::DescribeVolumes,
+        Self::StopInstances,
+        Self::StartInstances,
+        Self::AttachVolume,
+        Self::DetachVolume,
+        Self::DeleteVolume,
+        Self::ModifyInstanceAttribute,
+        Self::ModifyNetworkInterfaceAttribute,
+        Self::CreateCapacityReservation,
+        Self::CancelCapacityReservation,
         Self::DescribeInstanceTypes,
         Self::DescribeInstanceTypeOfferings,
         Self::GetInstanceTypesFromInstanceRequirements,
@@ -305,6 +327,16 @@ impl Action {
             Self::DescribeFleets => "DescribeFleets",
             Self::DescribeFleetHistory => "DescribeFleetHistory",
             Self::CancelSpotInstanceRequests => "CancelSpotInstanceRequests",
+            Self::DescribeVolumes => "DescribeVolumes",
+            Self::StopInstances => "StopInstances",
+            Self::StartInstances => "StartInstances",
+            Self::AttachVolume => "AttachVolume",
+            Self::DetachVolume => "DetachVolume",
+            Self::DeleteVolume => "DeleteVolume",
+            Self::ModifyInstanceAttribute => "ModifyInstanceAttribute",
+            Self::ModifyNetworkInterfaceAttribute => "ModifyNetworkInterfaceAttribute",
+            Self::CreateCapacityReservation => "CreateCapacityReservation",
+            Self::CancelCapacityReservation => "CancelCapacityReservation",
             Self::DescribeInstanceTypes => "DescribeInstanceTypes",
             Self::DescribeInstanceTypeOfferings => "DescribeInstanceTypeOfferings",
             Self::GetInstanceTypesFromInstanceRequirements => "GetInstanceTypesFromInstanceRequirements",
@@ -330,6 +362,16 @@ impl Action {
             | Self::DescribeFleets
             | Self::DescribeFleetHistory
             | Self::CancelSpotInstanceRequests => Need::MaintainFleets,
+            Self::DescribeVolumes
+            | Self::StopInstances
+            | Self::StartInstances
+            | Self::AttachVolume
+            | Self::DetachVolume
+            | Self::DeleteVolume
+            | Self::ModifyInstanceAttribute
+            | Self::ModifyNetworkInterfaceAttribute
+            | Self::CreateCapacityReservation
+            | Self::CancelCapacityReservation => Need::MoveToOnDemand,
             _ => Need::Tool,
         }
     }

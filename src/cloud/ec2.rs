@@ -9,6 +9,7 @@ mod catalog;
 mod complete;
 mod failure;
 mod pages;
+mod parts;
 mod reply;
 mod request;
 

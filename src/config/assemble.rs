@@ -431,7 +431,7 @@ impl GroupCheck<'_> {
         }
         self.fleet_options(scope);
         self.all_or_nothing(scope);
-        let hibernation = self.hibernation(hibernates && lifecycle == Lifecycle::Spot);
+        let hibernation = self.hibernation(hibernates && lifecycle == Lifecycle::Spot, scope);
         if let Some(template) = &entry.launch_template_specification {
             self.launch_template(template);
         }
@@ -695,7 +695,7 @@ impl GroupCheck<'_> {
         }
     }
 
-    fn hibernation(&mut self, hibernates: bool) -> Hibernation {
+    fn hibernation(&mut self, hibernates: bool, scope: FleetScope) -> Hibernation {
         let entry = self.entry;
         let default = Hibernation::default();
         if !hibernates {
@@ -722,6 +722,22 @@ impl GroupCheck<'_> {
                 "AfterMaxHibernation has no effect without MaxHibernationMin.",
                 "Add MaxHibernationMin.",
             );
+        }
+        if hibernates && entry.after_max_hibernation == Some(AfterMaxHibernation::OnDemand) {
+            if scope != FleetScope::Node {
+                self.error(
+                    "AfterMaxHibernation",
+                    "The move to on-demand ends the fleet of the hibernated instance, so each node must have its own.",
+                    "Write \"FleetScope\": \"node\", or wait or requeue here.",
+                );
+            }
+            if entry.keep_responding == Some(false) {
+                self.warn(
+                    "KeepResponding",
+                    "Without KeepResponding a job does not live until it is moved to on-demand, unless SlurmdTimeout is longer.",
+                    "Delete KeepResponding, or write true.",
+                );
+            }
         }
         Hibernation {
             keep_responding: entry.keep_responding.unwrap_or(default.keep_responding),

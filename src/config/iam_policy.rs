@@ -24,6 +24,7 @@ pub fn iam_policy(site: &Site) -> Value {
     let maintain = groups.iter().any(|g| g.scope != FleetScope::Launch);
     let spot = groups.iter().any(|g| g.lifecycle == Lifecycle::Spot);
     let reserved = groups.iter().any(|g| g.on_demand_options.capacity_reservation_options.is_some());
+    let moves = groups.iter().any(|g| g.moves_to_on_demand());
     let ours = json!({ "StringEquals": { format!("aws:ResourceTag/{}", tag::CLUSTER): site.cluster } });
     let in_regions = |resource: &str| -> Vec<String> {
         regions.iter().map(|r| format!("arn:{}:ec2:{r}:*:{resource}", aws_partition(r))).collect()
@@ -45,6 +46,10 @@ pub fn iam_policy(site: &Site) -> Value {
         describe.extend(["ec2:DescribeFleetHistory", "ec2:DescribeFleets"]);
     }
 
+    if moves {
+        describe.push("ec2:DescribeVolumes");
+    }
+
     let mut launched = Vec::new();
     for kind in [
         "fleet/*",
@@ -59,7 +64,7 @@ pub fn iam_policy(site: &Site) -> Value {
     ] {
         launched.extend(in_regions(kind));
     }
-    if reserved {
+    if reserved || moves {
         launched.extend(in_regions("capacity-reservation/*"));
     }
     // An image and its snapshots belong to no account in their ARN.
@@ -134,6 +139,9 @@ pub fn iam_policy(site: &Site) -> Value {
             "Resource": in_regions("spot-instances-request/*")
         }));
     }
+    if moves {
+        statements.extend(move_statements(&site.cluster, &|kind| in_regions(&format!("{kind}/*"))));
+    }
     statements.push(json!({
         "Sid": "PassComputeNodeRole",
         "Effect": "Allow",
@@ -159,6 +167,42 @@ pub fn iam_policy(site: &Site) -> Value {
         "Resource": "*"
     }));
     json!({ "Version": "2012-10-17", "Statement": statements })
+}
+
+/// What `AfterMaxHibernation` on-demand needs besides. `arns` makes the ARNs of all resources of a kind.
+///
+/// Volumes and interfaces of a Spot instance that a maintain fleet launched have no tag of ours until the move gives
+/// them one: tagging them is limited to the cluster's tag, and all that follows to what has it.
+#[must_use]
+pub fn move_statements(cluster: &str, arns: &dyn Fn(&str) -> Vec<String>) -> Vec<Value> {
+    let ours = json!({ "StringEquals": { format!("aws:ResourceTag/{}", tag::CLUSTER): cluster } });
+    let becoming_ours = json!({ "StringEquals": { format!("aws:RequestTag/{}", tag::CLUSTER): cluster } });
+    let all = |kinds: &[&str]| kinds.iter().flat_map(|kind| arns(kind)).collect::<Vec<_>>();
+    vec![
+        json!({
+            "Sid": "MoveTag",
+            "Effect": "Allow",
+            "Action": ["ec2:CreateTags", "ec2:CreateCapacityReservation"],
+            "Resource": all(&["volume", "network-interface", "capacity-reservation"]),
+            "Condition": becoming_ours
+        }),
+        json!({
+            "Sid": "MoveOwn",
+            "Effect": "Allow",
+            "Action": [
+                "ec2:AttachVolume",
+                "ec2:CancelCapacityReservation",
+                "ec2:DeleteVolume",
+                "ec2:DetachVolume",
+                "ec2:ModifyInstanceAttribute",
+                "ec2:ModifyNetworkInterfaceAttribute",
+                "ec2:StartInstances",
+                "ec2:StopInstances"
+            ],
+            "Resource": all(&["instance", "volume", "network-interface", "capacity-reservation"]),
+            "Condition": ours
+        }),
+    ]
 }
 
 /// The AWS partition of a region, for ARNs.

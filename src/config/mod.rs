@@ -28,7 +28,7 @@ pub use generate::{
     GenerateOptions, GenerateWarning, Generated, GpuFacts, GroupFacts, InstanceTypeFacts, generate,
     node_range, real_memory_mib,
 };
-pub use iam_policy::iam_policy;
+pub use iam_policy::{iam_policy, move_statements};
 pub use report::{ConfigError, ConfigErrors, ConfigWarning, JsonPath};
 pub use schema::{config_schema, partitions_schema};
 pub use slurm_checks::{Check, FileState, Verdict, program_checks, slurm_checks};

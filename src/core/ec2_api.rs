@@ -59,6 +59,49 @@ pub enum CloudRequest {
     CancelSpotInstanceRequests {
         ids: Vec<String>,
     },
+    /// Instances with their devices and interfaces, and volumes with their attachments. What EC2 does not know is left
+    /// out of the reply.
+    DescribeParts {
+        instances: Vec<String>,
+        volumes: Vec<String>,
+    },
+    /// One on-demand instance that can be hibernated.
+    RunInstance(Box<RunInstance>),
+    StopInstance {
+        id: String,
+        hibernate: bool,
+    },
+    StartInstance {
+        id: String,
+    },
+    AttachVolume {
+        volume: String,
+        instance: String,
+        device: String,
+    },
+    DetachVolume {
+        volume: String,
+        instance: String,
+    },
+    DeleteVolume {
+        volume: String,
+    },
+    /// `DeleteOnTermination` of volumes, by device name.
+    SetVolumeDeletion {
+        instance: String,
+        devices: BTreeMap<String, bool>,
+    },
+    /// `DeleteOnTermination` of an attached network interface.
+    SetInterfaceDeletion {
+        interface: String,
+        attachment: String,
+        delete_on_termination: bool,
+    },
+    /// Capacity for one instance that only a launch which names the reservation can use.
+    CreateCapacityReservation(Box<CreateCapacityReservation>),
+    CancelCapacityReservation {
+        id: String,
+    },
 }
 
 impl CloudRequest {
@@ -77,6 +120,17 @@ impl CloudRequest {
             Self::DescribeFleets { .. } => "DescribeFleets",
             Self::DescribeFleetHistory { .. } => "DescribeFleetHistory",
             Self::CancelSpotInstanceRequests { .. } => "CancelSpotInstanceRequests",
+            Self::DescribeParts { .. } => "DescribeVolumes",
+            Self::RunInstance(_) => "RunInstances",
+            Self::StopInstance { .. } => "StopInstances",
+            Self::StartInstance { .. } => "StartInstances",
+            Self::AttachVolume { .. } => "AttachVolume",
+            Self::DetachVolume { .. } => "DetachVolume",
+            Self::DeleteVolume { .. } => "DeleteVolume",
+            Self::SetVolumeDeletion { .. } => "ModifyInstanceAttribute",
+            Self::SetInterfaceDeletion { .. } => "ModifyNetworkInterfaceAttribute",
+            Self::CreateCapacityReservation(_) => "CreateCapacityReservation",
+            Self::CancelCapacityReservation { .. } => "CancelCapacityReservation",
         }
     }
 }
@@ -110,18 +164,108 @@ pub struct CreateFleet {
     pub instance_tags: BTreeMap<String, String>,
 }
 
+/// RunInstances for one instance that is to take over another's disks and interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunInstance {
+    /// At most 64 ASCII characters.
+    pub client_token: String,
+    pub image_id: String,
+    pub instance_type: String,
+    /// Used by a rehearsal alone: the interfaces are in their subnet already.
+    pub subnet_id: Option<String>,
+    /// Existing interfaces. EC2 takes no security groups beside them: they have their own.
+    pub interfaces: Vec<InterfacePlace>,
+    pub key_name: Option<String>,
+    pub instance_profile_arn: Option<String>,
+    pub tenancy: Option<String>,
+    pub placement_group: Option<String>,
+    pub ebs_optimized: bool,
+    pub metadata: InstanceMetadata,
+    pub cpu: Option<CpuOptions>,
+    pub root: RootVolume,
+    pub capacity_reservation_id: Option<String>,
+    /// Of the instance and of its own volumes.
+    pub tags: BTreeMap<String, String>,
+    /// `DryRun`: EC2 checks the request and the permission, and launches nothing.
+    pub rehearsal: bool,
+}
+
+/// Where an interface sits on its instance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InterfacePlace {
+    pub interface_id: String,
+    pub device_index: u32,
+    pub network_card_index: u32,
+}
+
+/// `InstanceMetadataOptions`, with EC2's values.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InstanceMetadata {
+    pub http_tokens: Option<String>,
+    pub hop_limit: Option<u32>,
+    pub http_endpoint: Option<String>,
+    pub instance_tags: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuOptions {
+    pub core_count: u32,
+    pub threads_per_core: u32,
+}
+
+/// The volume that an instance boots from. It is encrypted: EC2 hibernates to nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RootVolume {
+    pub device: String,
+    pub size_gib: u32,
+    pub volume_type: Option<String>,
+    pub iops: Option<u32>,
+    pub throughput: Option<u32>,
+    pub kms_key_id: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CreateCapacityReservation {
+    pub client_token: String,
+    pub instance_type: String,
+    /// `InstancePlatform`, which is `PlatformDetails` of an instance.
+    pub platform: String,
+    pub zone: String,
+    pub tenancy: Option<String>,
+    pub ebs_optimized: bool,
+    /// EC2 cancels it by itself after this: milliseconds since 1970.
+    pub end_unix_ms: u64,
+    pub tags: BTreeMap<String, String>,
+}
+
 /// The answer to a [`CloudRequest`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum CloudReply {
     Fleet(FleetReply),
     Instances(Vec<Instance>),
-    Terminated { terminated: Vec<String>, unknown: Vec<String> },
+    Terminated {
+        terminated: Vec<String>,
+        unknown: Vec<String>,
+    },
     Tagged,
     Modified,
-    Deleted { deleted: Vec<String>, failed: Vec<(String, String)> },
+    Deleted {
+        deleted: Vec<String>,
+        failed: Vec<(String, String)>,
+    },
     Fleets(Vec<Fleet>),
     History(Vec<FleetHistoryRecord>),
     Cancelled,
+    Parts {
+        instances: Vec<InstanceParts>,
+        volumes: Vec<Volume>,
+    },
+    /// The id of a capacity reservation.
+    Reserved {
+        id: String,
+    },
+    /// A change that has no answer but that it was accepted.
+    Accepted,
 }
 
 /// What CreateFleet returned. For maintain fleets only `fleet_id` is set.
@@ -179,6 +323,62 @@ pub struct Instance {
     /// `StateReason.Code`, for example `Server.SpotInstanceTermination`.
     pub state_reason: Option<String>,
     pub spot_request_id: Option<String>,
+}
+
+/// An instance with what it is made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceParts {
+    pub instance: Instance,
+    pub image_id: String,
+    /// `PlatformDetails`, for example `Linux/UNIX`.
+    pub platform: String,
+    pub key_name: Option<String>,
+    pub instance_profile_arn: Option<String>,
+    pub tenancy: Option<String>,
+    pub placement_group: Option<String>,
+    pub ebs_optimized: bool,
+    pub metadata: InstanceMetadata,
+    pub cpu: Option<CpuOptions>,
+    pub root_device: String,
+    pub devices: Vec<AttachedVolume>,
+    pub interfaces: Vec<AttachedInterface>,
+}
+
+/// `InstanceBlockDeviceMapping` of an EBS volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AttachedVolume {
+    pub device: String,
+    pub volume_id: String,
+    pub delete_on_termination: bool,
+}
+
+/// `InstanceNetworkInterface`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AttachedInterface {
+    pub place: InterfacePlace,
+    pub attachment_id: String,
+    pub delete_on_termination: bool,
+}
+
+/// An EBS volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Volume {
+    pub id: String,
+    pub size_gib: u32,
+    pub volume_type: Option<String>,
+    pub iops: Option<u32>,
+    pub throughput: Option<u32>,
+    pub kms_key_id: Option<String>,
+    pub attachment: Option<VolumeAttachment>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VolumeAttachment {
+    pub instance_id: String,
+    pub device: String,
+    /// `attaching`, `attached`, `detaching`, `detached` or `busy`.
+    pub state: String,
+    pub delete_on_termination: bool,
 }
 
 /// `InstanceState.Name`.

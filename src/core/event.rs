@@ -95,6 +95,7 @@ impl Effect {
                     | CloudRequest::DescribeFleetInstances { .. }
                     | CloudRequest::DescribeFleets { .. }
                     | CloudRequest::DescribeFleetHistory { .. }
+                    | CloudRequest::DescribeParts { .. }
             ),
             Self::Slurm { request, .. } => matches!(request, SlurmRequest::UpdateNodes(_)),
             Self::ReadPower => false,

@@ -80,6 +80,15 @@ pub enum FactKind {
     NodeAwake,
     SpotFallback,
     InterruptionNotice,
+    /// A step of the move of a hibernated instance's disks to an on-demand instance.
+    NodeMoving,
+    NodeMoved,
+    /// The move was undone, and the node waits for Spot capacity again.
+    MoveFailed,
+    /// A step of the move did not succeed and is tried again.
+    MoveDelayed,
+    /// Volumes or interfaces of a node exist without an instance: an administrator decides about them.
+    VolumesLeft,
 }
 
 impl FactKind {
@@ -106,6 +115,9 @@ impl FactKind {
             | Self::GroupProtected
             | Self::QueueOverflow
             | Self::Restarted
+            | Self::MoveFailed
+            | Self::MoveDelayed
+            | Self::VolumesLeft
             | Self::TagsFailed => Severity::Warning,
             Self::JournalDamaged | Self::JournalRefused | Self::ConfigRefused | Self::Passive => {
                 Severity::Error

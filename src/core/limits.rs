@@ -27,13 +27,24 @@ impl ActionGroup {
             | CloudRequest::DescribeInstances { .. }
             | CloudRequest::DescribeFleetInstances { .. }
             | CloudRequest::DescribeFleets { .. }
-            | CloudRequest::DescribeFleetHistory { .. } => Self::Describe,
+            | CloudRequest::DescribeFleetHistory { .. }
+            | CloudRequest::DescribeParts { .. } => Self::Describe,
             CloudRequest::TerminateInstances { .. } => Self::Terminate,
             CloudRequest::CreateTags { .. } => Self::CreateTags,
             CloudRequest::CreateFleet(_)
             | CloudRequest::ModifyFleet { .. }
             | CloudRequest::DeleteFleets { .. }
-            | CloudRequest::CancelSpotInstanceRequests { .. } => Self::Mutate,
+            | CloudRequest::CancelSpotInstanceRequests { .. }
+            | CloudRequest::RunInstance(_)
+            | CloudRequest::StopInstance { .. }
+            | CloudRequest::StartInstance { .. }
+            | CloudRequest::AttachVolume { .. }
+            | CloudRequest::DetachVolume { .. }
+            | CloudRequest::DeleteVolume { .. }
+            | CloudRequest::SetVolumeDeletion { .. }
+            | CloudRequest::SetInterfaceDeletion { .. }
+            | CloudRequest::CreateCapacityReservation(_)
+            | CloudRequest::CancelCapacityReservation { .. } => Self::Mutate,
         }
     }
 

@@ -10,6 +10,7 @@ pub mod hostlist;
 pub mod limits;
 pub mod name_map;
 pub mod record;
+pub mod relocation;
 pub mod report;
 pub mod resume_file;
 pub mod site;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ec2_api::{CloudError, CloudReply, CloudRequest};
 use super::name_map::NameMap;
+use super::relocation::Relocation;
 use super::site::{Account, Lifecycle};
 
 /// One journal record.
@@ -43,6 +44,8 @@ pub enum Record {
     GroupFleet { stem: String, fleet: Option<GroupFleet> },
     /// The fleets were deleted.
     FleetsGone { fleet_ids: Vec<String> },
+    /// How far the move of a node's disks to an on-demand instance has come, or that it is over.
+    Relocation { node: String, relocation: Option<Box<Relocation>> },
 }
 
 /// A maintain fleet that holds one node's instance.
@@ -147,6 +150,9 @@ pub struct Persisted {
     /// Instances that are to be terminated and that no open intent names, by id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub leaving: BTreeMap<String, Account>,
+    /// Moves under way, by node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub relocations: BTreeMap<String, Box<Relocation>>,
 }
 
 /// Told of each change that a record makes to [`Persisted`], one by one.
@@ -255,6 +261,14 @@ impl Persisted {
                 }
                 None => {
                     self.group_fleets.remove(stem);
+                }
+            },
+            Record::Relocation { node, relocation } => match relocation {
+                Some(relocation) => {
+                    self.relocations.insert(node.clone(), relocation.clone());
+                }
+                None => {
+                    self.relocations.remove(node);
                 }
             },
             Record::FleetsGone { fleet_ids } => {

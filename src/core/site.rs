@@ -84,6 +84,8 @@ pub enum AfterMaxHibernation {
     Wait,
     /// Requeue the job and give the instance up.
     Requeue,
+    /// Move the instance's disks and interfaces to an on-demand instance, and let the job go on there.
+    OnDemand,
 }
 
 /// Rules for nodes whose Spot instance EC2 hibernated.

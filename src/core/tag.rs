@@ -18,6 +18,10 @@ pub const LAUNCH: &str = "ec2fleet:launch";
 pub const NODES: &str = "ec2fleet:nodes";
 /// The node of this instance alone.
 pub const NODE: &str = "ec2fleet:node";
+/// On volumes and interfaces of a move to on-demand: the node, then [`LEFT_OVER`] or [`MOVED`].
+pub const RELOCATION: &str = "ec2fleet:relocation";
+pub const LEFT_OVER: &str = "left-over";
+pub const MOVED: &str = "done";
 pub const NAME: &str = "Name";
 
 /// Longest tag value that EC2 takes, in characters (EC2 user guide, "Tag restrictions").

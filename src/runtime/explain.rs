@@ -20,6 +20,9 @@ pub fn of(node: &NodeReport, events: &[EventReport]) -> (String, Vec<String>) {
         "stopping" => "Slurm is powering the node down; its instance is being terminated.".to_owned(),
         "failed" => "The node could not be powered up, or is DOWN.".to_owned(),
         "asleep" => format!("EC2 hibernated {instance}; the job on it waits."),
+        "moving" => format!(
+            "EC2 hibernated {instance}; its disks are moved to an on-demand instance, and the job waits."
+        ),
         _ => "The node is powered down and has no instance.".to_owned(),
     };
     if node.locked {
@@ -27,7 +30,10 @@ pub fn of(node: &NodeReport, events: &[EventReport]) -> (String, Vec<String>) {
     }
     let cause = events.iter().rev().find(|event| event.severity >= Severity::Warning);
     if let Some(event) = cause
-        && matches!(node.phase.as_str(), "failed" | "pending" | "powered-down" | "launching")
+        && matches!(
+            node.phase.as_str(),
+            "failed" | "pending" | "powered-down" | "launching" | "asleep" | "moving"
+        )
     {
         summary.push_str(" Last trouble: ");
         summary.push_str(&event.text);
@@ -43,6 +49,10 @@ pub fn of(node: &NodeReport, events: &[EventReport]) -> (String, Vec<String>) {
         "booting" => vec![
             "If slurmd does not register within ResumeTimeout, Slurm sets the node DOWN and the instance is terminated.".to_owned(),
             format!("Look at the console output of {instance} if this takes long."),
+        ],
+        "moving" => vec![
+            "If it fails before the Spot instance is ended, everything is put back and the node waits for Spot capacity; after that it is tried until it succeeds.".to_owned(),
+            "The last steps are among the events.".to_owned(),
         ],
         "ready" => vec!["Slurm suspends it after SuspendTime without a job.".to_owned()],
         "failed" => vec![

@@ -21,6 +21,7 @@ fn every_action_is_listed_under_its_need() {
     for (first, need) in [
         ("always", Need::Always),
         ("with maintain fleets", Need::MaintainFleets),
+        ("with `AfterMaxHibernation` on-demand", Need::MoveToOnDemand),
         ("by the `ec2fleet` tool", Need::Tool),
     ] {
         let listed: Vec<&str> = row(first)[0].split(", ").collect();

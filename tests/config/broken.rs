@@ -248,6 +248,7 @@ fn cases() -> Vec<Case> {
         (vec![Set("/NodeGroups/0/SpotOptions", hibernate())], vec!["@0.SpotOptions.InstanceInterruptionBehavior"]),
         (vec![Set("/NodeGroups/1/SpotOptions", hibernate()), Set("/NodeGroups/1/FleetScope", json!("launch"))], vec!["@1.FleetScope"]),
         (vec![Set("/NodeGroups/1/SpotOptions", hibernate()), Set("/NodeGroups/1/MaxNodes", json!(1001))], vec!["@1.MaxNodes"]),
+        (vec![Set("/NodeGroups/1/SpotOptions", hibernate()), Set("/NodeGroups/1/FleetScope", json!("group")), Set("/NodeGroups/1/MaxHibernationMin", json!(5)), Set("/NodeGroups/1/AfterMaxHibernation", json!("on-demand"))], vec!["@1.AfterMaxHibernation"]),
         (vec![Set("/NodeGroups/0/FleetScope", json!("node")), Set("/NodeGroups/0/MaxNodes", json!(500)), Set("/NodeGroups/1/FleetScope", json!("node")), Set("/NodeGroups/1/MaxNodes", json!(501))], vec!["@1.MaxNodes"]),
         (vec![Set("/config/BatchIdleMs", json!(2000))], vec!["$.BatchIdleMs"]),
         (vec![Set("/config/BatchMaxMs", json!(10))], vec!["$.BatchMaxMs"]),

@@ -279,6 +279,15 @@ fn the_policy_allows_what_the_code_calls_and_no_more() {
 
     let (_, maintain) = policy(&[Edit::Set("/NodeGroups/1/FleetScope", json!("group"))]);
     assert_eq!(actions(&maintain), needed(&[Need::Always, Need::MaintainFleets, Need::Tool]));
+
+    let (_, moving) = policy(&[
+        Edit::Set("/NodeGroups/1/SpotOptions", json!({ "InstanceInterruptionBehavior": "hibernate" })),
+        Edit::Set("/NodeGroups/1/MaxHibernationMin", json!(30)),
+        Edit::Set("/NodeGroups/1/AfterMaxHibernation", json!("on-demand")),
+    ]);
+    let all = [Need::Always, Need::MaintainFleets, Need::MoveToOnDemand, Need::Tool];
+    assert_eq!(actions(&moving), needed(&all));
+    assert!(moving.to_string().len() < 6_144, "{}", moving.to_string().len());
 }
 
 #[test]

@@ -179,7 +179,12 @@ fn needed(group: &NodeGroup) -> Vec<Action> {
     let maintain = group.scope != FleetScope::Launch;
     Action::ALL
         .into_iter()
-        .filter(|a| a.need() == Need::Always || (maintain && a.need() == Need::MaintainFleets))
+        .filter(|action| match action.need() {
+            Need::Always => true,
+            Need::MaintainFleets => maintain,
+            Need::MoveToOnDemand => group.moves_to_on_demand(),
+            Need::Tool => false,
+        })
         .collect()
 }
 

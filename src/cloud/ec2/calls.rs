@@ -8,7 +8,7 @@ use aws_sdk_ec2::primitives::DateTime;
 use aws_sdk_ec2::types as sdk;
 
 use super::pages::all_pages;
-use super::{Ec2Options, failure, reply, request, with_timeout};
+use super::{Ec2Options, failure, parts, reply, request, with_timeout};
 use crate::cloud::errors::{self, TransportFailure};
 use crate::core::ec2_api::{
     CloudError, CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, Fleet, FleetReply, Instance,
@@ -16,9 +16,9 @@ use crate::core::ec2_api::{
 use crate::core::tag;
 
 /// `MaxResults` of the Describe calls that we page.
-const PAGE: i32 = 1_000;
+pub(super) const PAGE: i32 = 1_000;
 /// Values of one filter (`API_Filter`).
-const IDS_PER_FILTER: usize = 200;
+pub(super) const IDS_PER_FILTER: usize = 200;
 /// Resources of one TerminateInstances or CreateTags call.
 const IDS_PER_CALL: usize = 1_000;
 /// Maintain fleets of one DeleteFleets call (`API_DeleteFleets`).
@@ -76,6 +76,27 @@ pub(super) async fn run(client: Client, options: &Ec2Options, request: CloudRequ
         CloudRequest::CancelSpotInstanceRequests { ids } => {
             cancel_spot_requests(&client, ids).await.map(|()| CloudReply::Cancelled)
         }
+        CloudRequest::DescribeParts { instances, volumes } => {
+            parts::describe(&client, &instances, &volumes).await
+        }
+        CloudRequest::RunInstance(run) => parts::run_instance(&client, options, *run).await,
+        CloudRequest::StopInstance { id, hibernate } => parts::stop(&client, id, hibernate).await,
+        CloudRequest::StartInstance { id } => parts::start(&client, id).await,
+        CloudRequest::AttachVolume { volume, instance, device } => {
+            parts::attach_volume(&client, volume, instance, device).await
+        }
+        CloudRequest::DetachVolume { volume, instance } => {
+            parts::detach_volume(&client, volume, instance).await
+        }
+        CloudRequest::DeleteVolume { volume } => parts::delete_volume(&client, volume).await,
+        CloudRequest::SetVolumeDeletion { instance, devices } => {
+            parts::set_volume_deletion(&client, instance, &devices).await
+        }
+        CloudRequest::SetInterfaceDeletion { interface, attachment, delete_on_termination } => {
+            parts::set_interface_deletion(&client, interface, attachment, delete_on_termination).await
+        }
+        CloudRequest::CreateCapacityReservation(request) => parts::reserve(&client, *request).await,
+        CloudRequest::CancelCapacityReservation { id } => parts::cancel_reservation(&client, id).await,
     }
 }
 

@@ -180,6 +180,9 @@ pub(super) async fn decode_denial(
 const NO_INSTANCE: &str = "i-00000000000000000";
 const NO_FLEET: &str = "fleet-00000000-0000-0000-0000-000000000000";
 const NO_SPOT_REQUEST: &str = "sir-00000000";
+const NO_VOLUME: &str = "vol-00000000000000000";
+const NO_INTERFACE: &str = "eni-00000000000000000";
+const NO_RESERVATION: &str = "cr-00000000000000000";
 
 pub(super) async fn permission(
     client: &Client,
@@ -232,6 +235,36 @@ pub(super) async fn permission(
         ),
         Action::CancelSpotInstanceRequests => {
             dry_run!(client.cancel_spot_instance_requests().spot_instance_request_ids(NO_SPOT_REQUEST))
+        }
+        Action::DescribeVolumes => dry_run!(client.describe_volumes()),
+        Action::StopInstances => dry_run!(client.stop_instances().instance_ids(instance)),
+        Action::StartInstances => dry_run!(client.start_instances().instance_ids(instance)),
+        Action::AttachVolume => {
+            dry_run!(client.attach_volume().volume_id(NO_VOLUME).instance_id(instance).device("/dev/sdf"))
+        }
+        Action::DetachVolume => dry_run!(client.detach_volume().volume_id(NO_VOLUME)),
+        Action::DeleteVolume => dry_run!(client.delete_volume().volume_id(NO_VOLUME)),
+        Action::ModifyInstanceAttribute => dry_run!(
+            client
+                .modify_instance_attribute()
+                .instance_id(instance)
+                .disable_api_stop(sdk::AttributeBooleanValue::builder().value(false).build())
+        ),
+        Action::ModifyNetworkInterfaceAttribute => dry_run!(
+            client
+                .modify_network_interface_attribute()
+                .network_interface_id(NO_INTERFACE)
+                .source_dest_check(sdk::AttributeBooleanValue::builder().value(true).build())
+        ),
+        Action::CreateCapacityReservation => dry_run!(
+            client
+                .create_capacity_reservation()
+                .set_instance_type(example.instance_type.clone())
+                .instance_platform(sdk::CapacityReservationInstancePlatform::LinuxUnix)
+                .instance_count(1)
+        ),
+        Action::CancelCapacityReservation => {
+            dry_run!(client.cancel_capacity_reservation().capacity_reservation_id(NO_RESERVATION))
         }
         Action::DescribeInstanceTypes => dry_run!(client.describe_instance_types()),
         Action::DescribeInstanceTypeOfferings => dry_run!(client.describe_instance_type_offerings()),

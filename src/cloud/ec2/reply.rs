@@ -91,7 +91,7 @@ pub(super) fn instances(from: Vec<sdk::Reservation>) -> Result<Vec<Instance>, Cl
     Ok(instances)
 }
 
-fn instance(value: sdk::Instance, reservation_id: &str) -> Result<Instance, CloudError> {
+pub(super) fn instance(value: sdk::Instance, reservation_id: &str) -> Result<Instance, CloudError> {
     let id = value.instance_id.ok_or_else(|| missing("instanceId"))?;
     let state = value.state.and_then(|state| state.name).ok_or_else(|| missing("instanceState"))?;
     Ok(Instance {
@@ -169,11 +169,11 @@ fn unix_ms(time: Option<DateTime>) -> u64 {
     time.and_then(|time| time.to_millis().ok()).and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default()
 }
 
-fn unsigned(value: Option<i32>) -> u32 {
+pub(super) fn unsigned(value: Option<i32>) -> u32 {
     value.and_then(|value| u32::try_from(value).ok()).unwrap_or_default()
 }
 
 /// EC2 writes empty elements for what a terminated instance no longer has.
-fn not_blank(text: Option<String>) -> Option<String> {
+pub(super) fn not_blank(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }

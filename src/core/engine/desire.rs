@@ -180,7 +180,7 @@ impl Engine {
                 if bound {
                     seen.unbind.push(name.to_owned());
                 }
-                if self.persisted.fleets.contains_key(name) {
+                if self.persisted.fleets.contains_key(name) || self.is_relocating(name) {
                     seen.fleets.push(name.to_owned());
                 }
             }
@@ -227,7 +227,10 @@ impl Engine {
             self.tell.forget(name);
             self.tags.forget(name);
             self.forget_sleep(name);
-            if self.lower_for(name, &binding.instance_id) {
+            if self.relocates_from(&binding.instance_id) {
+                // Ended when the move has put everything back, or already ended by it.
+                others.push(name.clone());
+            } else if self.lower_for(name, &binding.instance_id) {
                 // Ended when the fleet's target is lowered.
                 others.push(name.clone());
             } else if self.persisted.fleets.contains_key(name) {

@@ -289,6 +289,9 @@ impl Engine {
 
     /// The node needs its fleet no longer: the fleet goes, and with it the instance.
     pub(super) fn end_fleet_of(&mut self, node: &str) -> bool {
+        if self.abandon_relocation(node) {
+            return true;
+        }
         let Some(fleet) = self.persisted.fleets.get(node).cloned() else { return false };
         self.fulfilling.remove(node);
         self.end_fleet(&fleet.account, fleet.fleet_id);
@@ -426,6 +429,7 @@ impl Engine {
             let young = fleet.tags.get(tag::LAUNCH).is_some_and(|token| expected.contains(token));
             if young
                 || self.index.is_fleet(&fleet.id)
+                || self.relocates_fleet(&fleet.id)
                 || self.is_group_fleet(&fleet.id)
                 || self.is_fleet_ending(&fleet.id)
             {

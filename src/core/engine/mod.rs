@@ -15,6 +15,9 @@ mod launch;
 mod list;
 mod outbox;
 mod reconcile;
+mod relocate;
+#[cfg(test)]
+mod relocate_tests;
 mod sleep;
 mod tags;
 mod tell;
@@ -115,6 +118,8 @@ pub struct Engine {
     /// Pools that a node's fleet launch has tried, and since when, by intent.
     attempts_of: BTreeMap<u64, (BTreeSet<launch::Pool>, u64)>,
     sleeping: watched::Watched<String, sleep::Sleep>,
+    /// Pace of the moves to on-demand, by node; their state is in the journal.
+    paces: BTreeMap<String, relocate::Pace>,
     alive_at: u64,
     sleep_watch_at: u64,
     sleep_watch_in_flight: u32,
@@ -170,6 +175,7 @@ impl Engine {
             fleet_poll_in_flight: false,
             attempts_of: BTreeMap::new(),
             sleeping: watched::Watched::default(),
+            paces: BTreeMap::new(),
             alive_at: 0,
             sleep_watch_at: 0,
             sleep_watch_in_flight: 0,
@@ -296,6 +302,7 @@ impl Engine {
         self.mind_group_fleets();
         self.watch_fleets();
         self.mind_sleepers();
+        self.mind_relocations();
         self.end_instances();
         self.tell_addresses();
         self.report_failures();
@@ -322,6 +329,7 @@ impl Engine {
             Purpose::PollGroup { account, stem } => self.take_group_instances(&account, &stem, result),
             Purpose::CancelSpot { intent, .. } => self.take_cancelled(intent, result),
             Purpose::WatchSleep { .. } => self.take_sleep_watch(result),
+            Purpose::Relocate { node, intent, .. } => self.take_relocation(&node, intent, result),
             Purpose::Mind
             | Purpose::StartJobs
             | Purpose::Load { .. }
@@ -358,6 +366,7 @@ impl Engine {
             | Purpose::GroupFleet { .. }
             | Purpose::PollGroup { .. }
             | Purpose::CancelSpot { .. }
+            | Purpose::Relocate { .. }
             | Purpose::WatchSleep { .. } => {}
             Purpose::Mind => self.take_minded(result),
         }
@@ -450,6 +459,7 @@ impl Engine {
             entry.bound_at = self.now.mono_ms;
         }
         self.recover_tags();
+        self.recover_relocations();
         self.recover_fleets();
         self.recover_group_fleets();
         let open: Vec<u64> = self.persisted.open.keys().copied().collect();

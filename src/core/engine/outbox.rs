@@ -88,6 +88,13 @@ pub(super) enum Purpose {
     WatchSleep {
         account: Account,
     },
+    /// A step of the move of this node's disks; without an intent it is a look.
+    Relocate {
+        account: Account,
+        node: String,
+        intent: Option<u64>,
+        group: ActionGroup,
+    },
     /// What a sleeping or waking node needs from slurmctld.
     Mind,
 }
@@ -107,6 +114,7 @@ impl Purpose {
             | Self::GroupFleet { account, .. }
             | Self::PollGroup { account, .. }
             | Self::CancelSpot { account, .. }
+            | Self::Relocate { account, .. }
             | Self::WatchSleep { account } => Some(account),
             Self::Load { .. }
             | Self::Tell { .. }
@@ -123,6 +131,7 @@ impl Purpose {
             | Self::DeleteFleets { .. }
             | Self::GroupFleet { .. }
             | Self::CancelSpot { .. } => ActionGroup::Mutate,
+            Self::Relocate { group, .. } => *group,
             Self::Terminate { .. } => ActionGroup::Terminate,
             Self::Tags { .. } => ActionGroup::CreateTags,
             _ => ActionGroup::Describe,

@@ -174,6 +174,7 @@ impl Engine {
                 && !in_fleet
                 && !self.in_group_fleet(instance)
                 && !self.is_ending(&instance.id)
+                && !self.in_relocation(instance)
         };
         strangers.by_id.values().copied().filter(|instance| is_ownerless(instance)).collect()
     }
@@ -240,7 +241,7 @@ impl Engine {
     fn confirm_missing(&mut self, account: &Account, started: u64) {
         let mut ids = Vec::new();
         for (id, owner) in &self.index.owners {
-            if owner.listed == self.lists {
+            if owner.listed == self.lists || self.relocates_from(id) {
                 continue;
             }
             let Some(binding) = self.persisted.bindings.get(&owner.node) else { continue };
@@ -266,6 +267,9 @@ impl Engine {
             instances.iter().map(|instance| (instance.id.as_str(), instance)).collect();
         for id in ids {
             let Some(node) = self.index.owner(id).map(str::to_owned) else { continue };
+            if self.relocates_from(id) {
+                continue;
+            }
             match found.get(id.as_str()) {
                 Some(instance) if instance.state.is_ended() => {
                     let why = instance.state_reason.clone().unwrap_or_else(|| "terminated".into());
@@ -290,7 +294,7 @@ impl Engine {
     }
 
     /// EC2 has ended the instance behind a node: Slurm must know now, not after SlurmdTimeout.
-    fn lose_instance(&mut self, node: &str, id: &str, why: &str) {
+    pub(super) fn lose_instance(&mut self, node: &str, id: &str, why: &str) {
         self.missing.remove(id);
         self.forget_sleep(node);
         self.tell.forget(node);

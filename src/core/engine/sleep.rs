@@ -14,11 +14,12 @@ use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance, Inst
 use crate::core::fact::FactKind;
 use crate::core::site::{Account, AfterMaxHibernation, NodeGroup};
 use crate::core::slurm_api::{NodeFlags, NodeStateChange, NodeUpdate, SlurmRequest};
+use crate::core::time::Now;
 
 /// Reason of a node that is closed to new jobs while its instance sleeps.
 const ASLEEP_REASON: &str = "hibernated by EC2";
 
-const MINUTE_MS: u64 = 60_000;
+pub(super) const MINUTE_MS: u64 = 60_000;
 
 /// One sleeping node.
 #[derive(Clone, Debug)]
@@ -29,6 +30,19 @@ pub(super) struct Sleep {
     extended: u64,
     /// The longest sleep has passed, and what is configured for that has been done.
     given_up: bool,
+    /// `mono_ms` before which no move to on-demand is begun.
+    move_at: u64,
+}
+
+impl Sleep {
+    pub(super) fn begun(now: Now, since_unix_ms: u64) -> Self {
+        Self { since: now.mono_ms, since_unix_ms, extended: 0, given_up: false, move_at: 0 }
+    }
+
+    /// A move that failed is not tried again before `at`.
+    pub(super) fn not_before(&mut self, at: u64) {
+        self.move_at = at;
+    }
 }
 
 impl NodeGroup {
@@ -36,6 +50,14 @@ impl NodeGroup {
     #[must_use]
     pub fn hibernates(&self) -> bool {
         self.spot_options.instance_interruption_behavior.as_deref() == Some("hibernate")
+    }
+
+    /// Whether instances that sleep too long are replaced by on-demand instances with their disks.
+    #[must_use]
+    pub fn moves_to_on_demand(&self) -> bool {
+        self.hibernates()
+            && self.hibernation.max_minutes.is_some()
+            && self.hibernation.after_max == AfterMaxHibernation::OnDemand
     }
 }
 
@@ -109,9 +131,7 @@ impl Engine {
         if !up || self.sleeping.contains_key(node) {
             return;
         }
-        let sleep =
-            Sleep { since: self.now.mono_ms, since_unix_ms: self.now.unix_ms, extended: 0, given_up: false };
-        self.sleeping.insert(node.to_owned(), sleep);
+        self.sleeping.insert(node.to_owned(), Sleep::begun(self.now, self.now.unix_ms));
         self.alive_at = self.now.mono_ms;
         let text = format!("EC2 hibernated the instance of {node}; its job waits");
         self.fact(self.new_fact(FactKind::NodeAsleep, text).nodes([node]));
@@ -124,7 +144,7 @@ impl Engine {
         self.slurm_call(Purpose::Mind, SlurmRequest::UpdateNodes(update));
     }
 
-    fn wake_up(&mut self, node: &str) {
+    pub(super) fn wake_up(&mut self, node: &str) {
         let drained = self.nodes.get(node).is_some_and(|n| {
             n.flags.has(NodeFlags::DRAIN)
                 && n.reason.as_deref().is_some_and(|reason| reason.contains(ASLEEP_REASON))
@@ -209,11 +229,18 @@ impl Engine {
     fn end_long_sleep(&mut self, node: &str) -> Option<u64> {
         let (group, _) = self.site.locate(node)?;
         let rules = &group.hibernation;
-        let minutes = rules.max_minutes.filter(|_| rules.after_max != AfterMaxHibernation::Wait)?;
+        let after = rules.after_max;
+        let minutes = rules.max_minutes.filter(|_| after != AfterMaxHibernation::Wait)?;
+        if self.is_relocating(node) {
+            return None;
+        }
         let sleep = self.sleeping.get_mut(node).filter(|sleep| !sleep.given_up)?;
-        let at = sleep.since + u64::from(minutes) * MINUTE_MS;
+        let at = (sleep.since + u64::from(minutes) * MINUTE_MS).max(sleep.move_at);
         if at > self.now.mono_ms {
             return Some(at);
+        }
+        if after == AfterMaxHibernation::OnDemand {
+            return self.begin_relocation(node, minutes);
         }
         sleep.given_up = true;
         let message = format!("asleep for more than {minutes} minutes; its jobs are requeued");

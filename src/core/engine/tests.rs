@@ -593,7 +593,7 @@ fn idle_costs_at_most_two_describes_a_minute() {
 }
 
 /// A group whose Spot instances sleep, one fleet per node.
-fn hibernating() -> NodeGroup {
+pub(super) fn hibernating() -> NodeGroup {
     let mut group = group("g");
     group.scope = FleetScope::Node;
     group.spot_options.instance_interruption_behavior = Some("hibernate".into());

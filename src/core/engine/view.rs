@@ -23,7 +23,7 @@ impl Engine {
                 "booting" => report.booting += 1,
                 "ready" => report.ready += 1,
                 "busy" => report.busy += 1,
-                "asleep" => report.asleep += 1,
+                "asleep" | "moving" => report.asleep += 1,
                 "stopping" => report.stopping += 1,
                 "failed" => report.failed += 1,
                 _ => {}
@@ -146,6 +146,7 @@ impl Engine {
             Desire::Waking if binding.is_some() => "booting",
             Desire::Waking if node.launch.is_some() || self.fulfilling.contains_key(name) => "launching",
             Desire::Waking => "pending",
+            Desire::Keep if self.is_moving(name) => "moving",
             Desire::Keep if self.sleeping.contains_key(name) => "asleep",
             Desire::Keep if node.base == NodeBase::Down => "failed",
             Desire::Keep if node.has_job => "busy",

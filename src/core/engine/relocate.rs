@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Hibernated nodes that move to on-demand: the steps of `core::relocation`, written down, sent and repeated.
+//!
+//! The node keeps its binding to the Spot instance, and is kept responding, until the on-demand instance runs.
+
+use super::Engine;
+use super::outbox::Purpose;
+use super::sleep::{MINUTE_MS, Sleep};
+use crate::core::ec2_api::{CloudError, CloudReply, CloudRequest, CloudResult, ErrorClass, Instance};
+use crate::core::fact::FactKind;
+use crate::core::limits::{ActionGroup, backoff_ms};
+use crate::core::record::{Outcome, Record};
+use crate::core::relocation::{End, Next, Relocation, Sight, Stage};
+use crate::core::tag;
+
+/// Decisions between two looks; a move has fewer stages.
+const MAX_CHANGES: usize = 64;
+/// A step that takes longer is undone, or reported where there is no way back.
+const STAGE_PATIENCE_MS: u64 = 10 * MINUTE_MS;
+/// Attempts at a change that EC2 may still accept, before it is undone.
+const RETRIES: u32 = 8;
+/// Attempts at one that EC2 refuses. What is shown may be older than what EC2 knows.
+const REFUSALS: u32 = 3;
+/// EC2 refuses to hibernate an instance until its agent is ready; after these it is stopped instead.
+const HIBERNATE_ATTEMPTS: u32 = 15;
+/// A trouble that lasts is told again after so many attempts.
+const TELL_EVERY: u32 = 20;
+
+/// When a move goes on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pace {
+    in_flight: bool,
+    next_at: u64,
+    attempts: u32,
+    stage_since: u64,
+    /// The trouble that was told last.
+    told: Option<String>,
+}
+
+impl Engine {
+    pub(super) fn is_relocating(&self, node: &str) -> bool {
+        self.persisted.relocations.contains_key(node)
+    }
+
+    /// The job's instance is neither the one nor the other yet.
+    pub(super) fn is_moving(&self, node: &str) -> bool {
+        self.sleeping.contains_key(node)
+            && self.persisted.relocations.get(node).is_some_and(|moving| !moving.moved)
+    }
+
+    /// A Spot instance whose end is part of a move, and no loss.
+    pub(super) fn relocates_from(&self, instance: &str) -> bool {
+        self.persisted.relocations.values().any(|moving| moving.from == instance && !moving.moved)
+    }
+
+    pub(super) fn relocates_fleet(&self, fleet_id: &str) -> bool {
+        self.persisted.relocations.values().any(|moving| moving.fleet_id == fleet_id)
+    }
+
+    /// Either instance of a move, also if EC2's answer to its launch was lost.
+    pub(super) fn in_relocation(&self, instance: &Instance) -> bool {
+        self.persisted.relocations.values().any(|moving| {
+            moving.from == instance.id
+                || moving.to.as_ref() == Some(&instance.id)
+                || instance.tags.get(tag::LAUNCH).is_some_and(|token| *token == moving.launch_token())
+        })
+    }
+
+    pub(super) fn recover_relocations(&mut self) {
+        let now = self.now;
+        for (node, moving) in &self.persisted.relocations {
+            self.paces.insert(node.clone(), Pace { stage_since: now.mono_ms, ..Pace::default() });
+            if !moving.moved && !moving.abandoned {
+                // EC2 may list neither instance as stopped now: the journal alone knows that the node sleeps.
+                self.sleeping.insert(node.clone(), Sleep::begun(now, moving.asleep_since_unix_ms));
+            }
+        }
+    }
+
+    /// The node has slept for more than `minutes`. `mono_ms` of the next attempt if none can be made now.
+    pub(super) fn begin_relocation(&mut self, node: &str, minutes: u32) -> Option<u64> {
+        // Tried again after the same time if this comes to nothing.
+        let again = self.now.mono_ms + u64::from(minutes) * MINUTE_MS;
+        let sleep = self.sleeping.get_mut(node)?;
+        sleep.not_before(again);
+        let asleep_since_unix_ms = sleep.since_unix_ms;
+        if self.is_locked(node) {
+            return Some(again);
+        }
+        let binding = self.persisted.bindings.get(node).cloned()?;
+        let (group, _) = self.site.locate(node)?;
+        let tags = tag::at_birth(&self.site, group, "");
+        let cluster = self.site.cluster.clone();
+        let Some(fleet_id) = self.persisted.fleets.get(node).map(|fleet| fleet.fleet_id.clone()) else {
+            let text =
+                format!("{node} cannot move to on-demand: the fleet of {} is not known", binding.instance_id);
+            self.fact(self.new_fact(FactKind::MoveFailed, text).nodes([node]));
+            return Some(again);
+        };
+        let text =
+            format!("{node} has slept for more than {minutes} minutes and moves to an on-demand instance");
+        self.fact(
+            self.new_fact(FactKind::NodeMoving, text).nodes([node]).instances([binding.instance_id.clone()]),
+        );
+        let moving = Relocation {
+            node: node.to_owned(),
+            cluster,
+            account: binding.account,
+            stage: Stage::Inspect,
+            from: binding.instance_id,
+            fleet_id,
+            token: self.new_token(),
+            tries: 0,
+            tags,
+            begun_unix_ms: self.now.unix_ms,
+            asleep_since_unix_ms,
+            zone: String::new(),
+            platform: String::new(),
+            launch: crate::core::ec2_api::RunInstance::default(),
+            volumes: Vec::new(),
+            interfaces: Vec::new(),
+            reservation: None,
+            reserved_until_unix_ms: 0,
+            spent_reservations: Vec::new(),
+            to: None,
+            to_unix_ms: 0,
+            own_volumes: Vec::new(),
+            tagged: None,
+            moved: false,
+            abandoned: false,
+            problem: None,
+        };
+        self.paces.insert(node.to_owned(), Pace { stage_since: self.now.mono_ms, ..Pace::default() });
+        self.remember(moving);
+        None
+    }
+
+    /// The node is powered down. Whether its instance and fleet are the move's to end.
+    pub(super) fn abandon_relocation(&mut self, node: &str) -> bool {
+        let Some(moving) = self.persisted.relocations.get(node) else { return false };
+        let newer = self.persisted.fleets.get(node).is_some_and(|fleet| fleet.fleet_id != moving.fleet_id);
+        if newer {
+            return false;
+        }
+        if !moving.abandoned {
+            let mut moving = (**moving).clone();
+            moving.abandoned = true;
+            self.remember(moving);
+            self.pace(node).next_at = 0;
+        }
+        true
+    }
+
+    pub(super) fn mind_relocations(&mut self) {
+        let now = self.now.mono_ms;
+        let nodes: Vec<String> = self.persisted.relocations.keys().cloned().collect();
+        for node in nodes {
+            let pace = self.pace(&node);
+            if pace.in_flight {
+                continue;
+            }
+            let at = pace.next_at;
+            if at > now {
+                self.wake(at);
+            } else {
+                self.look(&node);
+            }
+        }
+    }
+
+    fn pace(&mut self, node: &str) -> &mut Pace {
+        self.paces.entry(node.to_owned()).or_default()
+    }
+
+    fn moving(&self, node: &str) -> Option<Relocation> {
+        self.persisted.relocations.get(node).map(|moving| (**moving).clone())
+    }
+
+    fn remember(&mut self, moving: Relocation) {
+        self.record(Record::Relocation { node: moving.node.clone(), relocation: Some(Box::new(moving)) });
+    }
+
+    fn look(&mut self, node: &str) {
+        let Some(moving) = self.moving(node) else { return };
+        self.pace(node).in_flight = true;
+        let purpose = Purpose::Relocate {
+            account: moving.account.clone(),
+            node: node.to_owned(),
+            intent: None,
+            group: ActionGroup::Describe,
+        };
+        self.cloud(purpose, moving.look());
+    }
+
+    fn change(&mut self, moving: &Relocation, mut request: CloudRequest) {
+        let attempts = self.pace(&moving.node).attempts;
+        if let CloudRequest::StopInstance { hibernate, .. } = &mut request {
+            *hibernate = attempts < HIBERNATE_ATTEMPTS;
+        }
+        let group = ActionGroup::of(&request);
+        let intent = self.record_intent(&moving.account, request.clone(), None);
+        self.pace(&moving.node).in_flight = true;
+        let (account, node) = (moving.account.clone(), moving.node.clone());
+        self.cloud(Purpose::Relocate { account, node, intent: Some(intent), group }, request);
+    }
+
+    pub(super) fn take_relocation(&mut self, node: &str, intent: Option<u64>, result: CloudResult) {
+        self.pace(node).in_flight = false;
+        let request = intent.and_then(|id| self.open_request(id));
+        if let Some(id) = intent {
+            let outcome = match &result {
+                Ok(reply) => Outcome::Done(reply.clone()),
+                Err(error) => Outcome::Failed(error.clone()),
+            };
+            self.record(Record::Outcome { id, outcome });
+        }
+        let Some(moving) = self.moving(node) else { return };
+        match (request, result) {
+            (None, Ok(CloudReply::Parts { instances, volumes })) => {
+                self.go_on(node, &instances, &volumes);
+            }
+            (Some(request), Ok(reply)) => {
+                let made = match reply {
+                    CloudReply::Instances(instances) => instances.into_iter().next().map(|found| found.id),
+                    CloudReply::Reserved { id } => Some(id),
+                    _ => None,
+                };
+                let next = moving.accepted(&request, made, self.now.unix_ms);
+                self.pace(node).attempts = 0;
+                self.pace(node).next_at = 0;
+                self.set(&moving, next);
+            }
+            (None, Ok(other)) => {
+                let error = CloudError {
+                    class: ErrorClass::Other,
+                    code: "UnexpectedReply".into(),
+                    message: format!("{other:?}"),
+                    request_id: None,
+                };
+                self.look_failed(node, &error);
+            }
+            (None, Err(error)) => self.look_failed(node, &error),
+            (Some(request), Err(error)) => self.refused(&moving, &request, &error),
+        }
+    }
+
+    /// What is not known decides nothing.
+    fn look_failed(&mut self, node: &str, error: &CloudError) {
+        let attempts = self.pace(node).attempts + 1;
+        self.pace(node).attempts = attempts;
+        self.later(node, attempts);
+        self.tell_trouble(node, "DescribeVolumes", error);
+    }
+
+    fn later(&mut self, node: &str, attempts: u32) {
+        let wait = backoff_ms(attempts + 1, &mut self.rng);
+        let at = self.now.mono_ms + wait;
+        self.pace(node).next_at = at;
+        self.wake(at);
+    }
+
+    fn refused(&mut self, moving: &Relocation, request: &CloudRequest, error: &CloudError) {
+        let node = moving.node.as_str();
+        let retryable = error.class.is_retryable();
+        let attempts = self.pace(node).attempts + 1;
+        self.pace(node).attempts = attempts;
+        self.later(node, attempts);
+        let limit = match moving.stage {
+            _ if retryable => RETRIES,
+            Stage::Reserve | Stage::Rehearse => 1,
+            _ => REFUSALS,
+        };
+        if moving.stage < Stage::EndSpot {
+            if moving.stage == Stage::Rehearse
+                && moving.launch.cpu.is_some()
+                && error.class == ErrorClass::Configuration
+            {
+                // Some types take no CPU options, not even their own.
+                let mut next = moving.clone();
+                next.launch.cpu = None;
+                self.set(moving, next);
+            } else if attempts >= limit {
+                let mut next = moving.clone();
+                next.stage = Stage::Undo;
+                next.problem = Some(format!("{}: {error}", request.action()));
+                self.pace(node).next_at = 0;
+                self.set(moving, next);
+            }
+            return;
+        }
+        self.tell_trouble(node, request.action(), error);
+        let capacity = error.class == ErrorClass::Capacity || error.code.contains("CapacityReservation");
+        let launching =
+            matches!(request, CloudRequest::RunInstance(_) | CloudRequest::CreateCapacityReservation(_));
+        if launching && (capacity || error.class == ErrorClass::IdempotentMismatch) {
+            self.set(moving, moving.begun_anew());
+        } else if attempts >= limit
+            && let Some(next) = moving.without(request)
+        {
+            self.tell_left(&next, &format!("{} was refused: {error}", request.action()));
+            self.set(moving, next);
+        }
+    }
+
+    fn tell_trouble(&mut self, node: &str, action: &str, error: &CloudError) {
+        let Some(moving) = self.moving(node) else { return };
+        let attempts = self.pace(node).attempts;
+        let told = self.pace(node).told.replace(error.code.clone());
+        if told.as_ref() == Some(&error.code) && !attempts.is_multiple_of(TELL_EVERY) {
+            return;
+        }
+        let text = format!(
+            "the move of {node} stands still and is tried again: it {}; {action} failed: {}. Its volumes are {}",
+            moving.stage.text(),
+            error.message,
+            moving.volume_ids().join(", ")
+        );
+        self.fact(self.new_fact(FactKind::MoveDelayed, text).nodes([node]).code(error.code.clone()));
+    }
+
+    fn tell_left(&mut self, moving: &Relocation, why: &str) {
+        let node = &moving.node;
+        let text = format!(
+            "volumes {} and interfaces {} of {node} are not deleted by the plugin ({why}); they have the tag {} with the \
+             node or {}: delete them, or attach the volumes to an instance, when their data is not needed any more",
+            listed(&moving.volume_ids()),
+            listed(&moving.interface_ids()),
+            tag::RELOCATION,
+            tag::LEFT_OVER,
+        );
+        self.fact(self.new_fact(FactKind::VolumesLeft, text).nodes([node]));
+    }
+
+    /// Decide with what EC2 has just shown, until something is to be waited for.
+    fn go_on(
+        &mut self,
+        node: &str,
+        instances: &[crate::core::ec2_api::InstanceParts],
+        volumes: &[crate::core::ec2_api::Volume],
+    ) {
+        for _ in 0..MAX_CHANGES {
+            let Some(moving) = self.moving(node) else { return };
+            let fleet_gone = !self.index.is_fleet(&moving.fleet_id);
+            let sight = Sight { instances, volumes, fleet_gone, unix_ms: self.now.unix_ms };
+            match moving.next(&sight) {
+                Next::Change(next) => self.set(&moving, *next),
+                Next::Look => {
+                    self.pace(node).next_at = 0;
+                    return;
+                }
+                Next::Wait(ms) => {
+                    self.wait(&moving, ms);
+                    return;
+                }
+                Next::EndFleet => {
+                    self.end_fleet(&moving.account, moving.fleet_id.clone());
+                    self.wait(&moving, 1_000);
+                    return;
+                }
+                Next::Call(request) => {
+                    self.change(&moving, request);
+                    return;
+                }
+                Next::Bind(instance) => self.give_node(&moving, *instance),
+                Next::Over(end) => {
+                    self.finish(&moving, end);
+                    return;
+                }
+            }
+        }
+        self.later(node, 1);
+    }
+
+    fn wait(&mut self, moving: &Relocation, ms: u64) {
+        let now = self.now;
+        let node = moving.node.as_str();
+        self.pace(node).next_at = now.mono_ms + ms;
+        self.wake(now.mono_ms + ms);
+        if now.since(self.pace(node).stage_since) < STAGE_PATIENCE_MS {
+            return;
+        }
+        self.pace(node).stage_since = now.mono_ms;
+        let minutes = STAGE_PATIENCE_MS / MINUTE_MS;
+        if moving.stage < Stage::EndSpot {
+            let mut next = moving.clone();
+            next.stage = Stage::Undo;
+            next.problem = Some(format!("EC2 has not finished after {minutes} minutes"));
+            self.set(moving, next);
+        } else {
+            let text = format!(
+                "the move of {node} stands still for {minutes} minutes: it {}. Its volumes are {}",
+                moving.stage.text(),
+                moving.volume_ids().join(", ")
+            );
+            self.fact(self.new_fact(FactKind::MoveDelayed, text).nodes([node]));
+        }
+    }
+
+    fn set(&mut self, before: &Relocation, next: Relocation) {
+        if next == *before {
+            return;
+        }
+        let node = next.node.clone();
+        if next.stage != before.stage {
+            let now = self.now.mono_ms;
+            let pace = self.pace(&node);
+            pace.attempts = 0;
+            pace.stage_since = now;
+            pace.told = None;
+            let mut text = format!("the move of {node} to on-demand: it {}", next.stage.text());
+            if let Some(problem) =
+                next.problem.as_ref().filter(|problem| Some(*problem) != before.problem.as_ref())
+            {
+                text.push_str(&format!(", because of this: {problem}"));
+            }
+            let instances: Vec<String> = next.to.iter().chain([&next.from]).cloned().collect();
+            self.fact(self.new_fact(FactKind::NodeMoving, text).nodes([&node]).instances(instances));
+        }
+        self.remember(next);
+    }
+
+    fn give_node(&mut self, moving: &Relocation, instance: Instance) {
+        let node = moving.node.as_str();
+        let slept = self.now.unix_ms.saturating_sub(moving.asleep_since_unix_ms);
+        self.tags.forget(node);
+        let text = format!(
+            "{node} goes on as on-demand instance {} with the volumes {} of {}",
+            instance.id,
+            moving.volume_ids().join(", "),
+            moving.from
+        );
+        let ids = [instance.id.clone(), moving.from.clone()];
+        self.fact(self.new_fact(FactKind::NodeMoved, text).nodes([node]).instances(ids).after_ms(slept));
+        self.bind(&moving.account, Some(&moving.launch_token()), vec![(node.to_owned(), instance)], 0);
+        // The address is the old one, the instance is not.
+        self.tell.want(node.to_owned());
+        let mut next = moving.clone();
+        next.moved = true;
+        next.stage = Stage::Restore;
+        self.set(moving, next);
+        self.wake_up(node);
+    }
+
+    fn finish(&mut self, moving: &Relocation, end: End) {
+        let node = moving.node.as_str();
+        let why = moving.problem.clone().unwrap_or_else(|| "Slurm does not want the node any more".into());
+        self.record(Record::Relocation { node: node.to_owned(), relocation: None });
+        self.paces.remove(node);
+        match end {
+            End::Moved => {}
+            End::Undone => {
+                let text =
+                    format!("{node} did not move to on-demand and waits for Spot capacity again: {why}");
+                self.fact(self.new_fact(FactKind::MoveFailed, text).nodes([node]));
+                // Its next attempt has a time.
+                self.sleeping.touch(node);
+                if moving.abandoned {
+                    self.end_fleet(&moving.account, moving.fleet_id.clone());
+                }
+            }
+            End::Left { volumes, .. } => {
+                if !volumes.is_empty() {
+                    self.tell_left(moving, &why);
+                }
+                if self.persisted.bindings.get(node).is_some_and(|binding| binding.instance_id == moving.from)
+                {
+                    self.lose_instance(node, &moving.from, &why);
+                }
+            }
+        }
+    }
+}
+
+fn listed(ids: &[String]) -> String {
+    if ids.is_empty() { "(none)".into() } else { ids.join(", ") }
+}
