@@ -8,8 +8,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 venv=${EC2FLEET_VENV:-${CARGO_TARGET_DIR:-$root/target}/venv}
 stamp=$venv/requirements.txt
-if ! cmp -s "$here/requirements.txt" "$stamp"; then
-    python3 -m venv "$venv" || {
+# An environment may have outlived the Python that it was made with.
+if ! cmp -s "$here/requirements.txt" "$stamp" || ! "$venv/bin/python" -c '' 2>/dev/null; then
+    python3 -m venv --clear "$venv" || {
         echo "run.sh: python3 -m venv failed; on Debian: apt-get install python3-venv" >&2
         exit 1
     }
