@@ -106,7 +106,9 @@ int32_t read_power(void *context, uint32_t full, struct ec2fleet_power *out)
 	} else {
 		/* A reconfiguration holds the node write lock, and may give a node another place in the table. */
 		time_t conf_update = slurmctld.slurm_conf->last_update;
+		time_t now = time(NULL);
 		bool reconfigured = !run->booting || conf_update != run->conf_update ||
+				 (run->conf_update_now && now > conf_update) ||
 				 slurmctld.bit_size(run->booting) != slurmctld.bit_size(booting);
 
 		if (reconfigured)
@@ -117,6 +119,7 @@ int32_t read_power(void *context, uint32_t full, struct ec2fleet_power *out)
 		    !slurmctld.bit_equal(suspended, run->suspended))
 			take_reading(run, booting, suspended, out->flags & EC2FLEET_POWER_FULL);
 		run->conf_update = conf_update;
+		run->conf_update_now = now <= conf_update;
 		out->node_slots = (uint32_t)slurmctld.bit_size(booting);
 		out->last_node_update = *slurmctld.last_node_update;
 	}

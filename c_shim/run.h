@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/types.h>
+#include <time.h>
 
 struct run {
 	struct ec2fleet_host host;
@@ -26,6 +27,7 @@ struct run {
 
 	/* The last reading of the power bitmaps; only the host thread uses it. */
 	time_t conf_update;
+	bool conf_update_now;	/* it was the second of the reading: a reconfiguration later in that second shows nothing */
 	bitstr_t *booting;
 	bitstr_t *waking;
 	bitstr_t *suspended;

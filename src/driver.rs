@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::core::engine::{Engine, EngineOptions};
 use crate::core::event::{Effect, Event};
 use crate::core::fact::Fact;
-use crate::core::record::Persisted;
+use crate::core::record::{Persisted, Record};
 use crate::core::site::Site;
 use crate::core::time::Now;
 use crate::journal::storage::Storage;
@@ -28,6 +28,8 @@ pub struct Outcome {
     /// To be begun now; each is answered by one event.
     pub effects: Vec<Effect>,
     pub facts: Vec<Fact>,
+    /// Which instances nodes got and lost: the journal's records of bindings.
+    pub bindings: Vec<Record>,
     /// The journal refused: effects are held back until [`Driver::retry`] succeeds.
     pub stalled: Option<JournalError>,
 }
@@ -52,6 +54,8 @@ impl<S: Storage> Driver<S> {
         self.held.extend(step.effects);
         let mut outcome = self.release(sync);
         outcome.facts.extend(step.facts);
+        let of_binding = |record: &Record| matches!(record, Record::Bound { .. } | Record::Unbound { .. });
+        outcome.bindings.extend(step.records.into_iter().filter(of_binding));
         outcome
     }
 

@@ -79,7 +79,7 @@ pub enum Command {
     Fleets,
     /// Show the capacity pools that are left alone for now, and until when
     Capacity,
-    /// Estimate what the instances cost now, and what Spot saves
+    /// Add up instance-hours, estimate what they cost, and what Spot has saved
     Cost(Cost),
     /// Show status again and again
     Top(Top),
@@ -249,14 +249,21 @@ pub struct IamPolicy {
     pub no_tool: bool,
 }
 
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Cost {
     /// What to add up by
     #[arg(long, value_enum, default_value_t)]
     pub by: CostBy,
+    /// Since then: 12h, 7d, or a time such as 2026-01-31T08:00
+    #[arg(short, long, value_name = "WHEN", default_value = "30d")]
+    pub since: String,
     /// On-demand prices: a JSON object of instance types and US dollars an hour
+    /// [default: prices.json beside config.json]
     #[arg(long, value_name = "FILE")]
     pub prices: Option<PathBuf>,
+    /// Do not ask EC2 for Spot prices: use those that it told last
+    #[arg(long)]
+    pub offline: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -4,6 +4,7 @@
 pub mod args;
 pub mod client;
 pub mod context;
+mod cost;
 mod diff;
 pub mod doctor;
 pub mod error;
@@ -95,7 +96,7 @@ pub fn run(command: &Command, context: &Context, out: &mut Output) -> Result<Exi
         Command::IamPolicy(args) => iam::run(context, args, out),
         Command::Fleets => look::fleets(context, out),
         Command::Capacity => look::capacity(context, out),
-        Command::Cost(args) => look::cost(context, args, out),
+        Command::Cost(args) => cost::run(context, args, out),
         Command::Top(args) => top::run(context, args, out),
         Command::Schema(args) => schema::run(args, out),
         Command::Man(args) => manual::man(args, out),

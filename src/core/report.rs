@@ -447,24 +447,38 @@ pub struct PoolReport {
     pub pool: Cooldown,
 }
 
-/// What the instances that run now cost in an hour, in US dollars.
+/// What instances have cost since some time and cost now, in US dollars: an estimate at the prices of now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CostReport {
     pub schema: u32,
     pub now_unix_ms: u64,
+    /// The beginning of the time that is added up.
+    pub since_unix_ms: u64,
+    /// Since when instances are recorded; absent if never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded_unix_ms: Option<u64>,
     pub rows: Vec<CostRow>,
     pub total: CostRow,
     /// Types without a price; their instances are counted and cost nothing here.
     pub unpriced: Vec<String>,
+    /// What the sums lack, and why.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CostRow {
     /// A partition, node group, instance type or job.
     pub name: String,
+    /// Hours that Spot instances stood behind nodes, without those that they slept.
+    pub spot_hours: f64,
+    pub on_demand_hours: f64,
+    pub usd: f64,
+    /// What the Spot hours would have cost more on-demand, where both prices are known.
+    pub saved_usd: f64,
+    /// Those that run now.
     pub spot_instances: f64,
     pub on_demand_instances: f64,
     pub usd_per_hour: f64,
-    /// What the Spot instances would cost more on-demand, where both prices are known.
     pub saved_usd_per_hour: f64,
 }

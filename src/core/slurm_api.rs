@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct PowerReading {
     /// True when `waking` and `suspended` are the complete sets, false when they are what changed.
     pub full: bool,
+    /// slurmctld has read slurm.conf since the last reading (or this is the first one).
+    pub reconfigured: bool,
     /// Nodes that power save is waking (booting and not powered down).
     pub waking: Vec<String>,
     /// Nodes that were waking and no longer are (registered, failed or powered down).

@@ -238,6 +238,7 @@ impl Controller for Host {
         let names = |list: *const c_char| expand("the power bitmaps", unsafe { text(list) }.as_deref());
         Ok(PowerReading {
             full: power.flags & abi::EC2FLEET_POWER_FULL != 0,
+            reconfigured: power.flags & abi::EC2FLEET_POWER_RECONFIGURED != 0,
             waking: names(power.waking)?,
             waking_ended: names(power.waking_ended)?,
             suspended: names(power.suspended)?,

@@ -4,3 +4,5 @@
 pub mod history;
 pub mod log;
 pub mod metrics;
+pub mod prices;
+pub mod usage;

@@ -19,6 +19,7 @@ use crate::journal::fence::Fence;
 use crate::journal::storage::Storage;
 use crate::observe::history::History;
 use crate::observe::log;
+use crate::observe::usage::UsageLog;
 use crate::slurm::Slurm;
 
 /// Events that may wait for the engine.
@@ -51,6 +52,7 @@ pub struct Active<S> {
     pub driver: Driver<S>,
     pub fence: Fence,
     pub history: History,
+    pub usage: UsageLog,
     pub clock: Clock,
     pub cloud: Arc<dyn Cloud>,
     pub slurm: SlurmPort,
@@ -111,6 +113,8 @@ impl<S: Storage> Active<S> {
             }
             _ => {}
         }
+        let bindings = self.driver.engine.persisted().bindings.values();
+        self.usage.follow(&outcome.bindings, &facts, bindings, now);
         self.note(facts, uid);
         if outcome.effects.iter().any(Effect::needs_sync) && !self.fence.holds() {
             return false;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What comes over the socket, turned into events and reports.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,12 +13,13 @@ use crate::core::event::{Event, ResumeJob};
 use crate::core::fact::{Fact, FactKind};
 use crate::core::hostlist;
 use crate::core::report::{
-    EventsReport, ExplainReport, JournalReport, Mode, NodesReport, Paused, PlanReport, PlannedAction,
-    QueueReport, SCHEMA_VERSION, SlurmReport, StatusReport,
+    EventsReport, ExplainReport, GroupReport, JournalReport, Mode, NodesReport, Paused, PlanReport,
+    PlannedAction, QueueReport, SCHEMA_VERSION, SlurmReport, StatusReport,
 };
 use crate::core::site::Site;
 use crate::journal::storage::Storage;
 use crate::observe::log;
+use crate::observe::prices::Prices;
 
 /// Nodes in one request; a hostlist with more is a mistake.
 const MAX_NODES: usize = 100_000;
@@ -37,8 +40,36 @@ pub struct Identity {
     pub paused: Option<Paused>,
 }
 
+/// A configuration that was read again, and what an administrator should know of it.
+pub struct Fresh {
+    pub site: Arc<Site>,
+    pub warnings: Vec<String>,
+}
+
 /// Reads the configuration again; the error is for people.
-pub type Reload<'a> = &'a (dyn Fn() -> Result<Arc<Site>, String> + Send + Sync);
+pub type Reload<'a> = &'a (dyn Fn() -> Result<Fresh, String> + Send + Sync);
+
+/// slurmctld has read slurm.conf again, so config.json and partitions.json are read again, too. What is wrong leaves the
+/// running configuration in force, with an event. False if the fence is lost.
+pub fn reconfigured<S: Storage>(active: &mut Active<S>, identity: &mut Identity, reload: Reload<'_>) -> bool {
+    match reload() {
+        // Most reconfigurations change nothing of ours.
+        Ok(fresh) if *fresh.site == **active.driver.engine.site() => true,
+        Ok(fresh) => {
+            identity.warnings = fresh.warnings;
+            active.give(Event::SiteChanged(fresh.site), None)
+        }
+        Err(message) => {
+            refuse(active, message, None);
+            true
+        }
+    }
+}
+
+fn refuse<S: Storage>(active: &mut Active<S>, message: String, uid: Option<u32>) {
+    let fact = Fact::new(active.clock.now().unix_ms, FactKind::ConfigRefused, message);
+    active.note(vec![fact], uid);
+}
 
 /// Answer one command. False if the fence is lost.
 pub fn obey<S: Storage>(
@@ -218,18 +249,17 @@ impl<S: Storage> Answerer<'_, S> {
 
     fn reload(&mut self, held: &mut bool) -> Response {
         match (self.reload)() {
-            Ok(site) if self.dry_run => {
-                done(&format!("{} node groups would be in force", site.groups().len()))
+            Ok(fresh) if self.dry_run => {
+                done(&format!("{} node groups would be in force", fresh.site.groups().len()))
             }
-            Ok(site) => {
-                let groups = site.groups().len();
-                *held = self.active.give(Event::SiteChanged(site), Some(self.uid));
+            Ok(fresh) => {
+                let groups = fresh.site.groups().len();
+                self.identity.warnings = fresh.warnings;
+                *held = self.active.give(Event::SiteChanged(fresh.site), Some(self.uid));
                 done(&format!("{groups} node groups are in force"))
             }
             Err(message) => {
-                let fact =
-                    Fact::new(self.active.clock.now().unix_ms, FactKind::ConfigRefused, message.clone());
-                self.active.note(vec![fact], Some(self.uid));
+                refuse(self.active, message.clone(), Some(self.uid));
                 Response::refused(
                     RefusalKind::Failed,
                     message,
@@ -296,6 +326,26 @@ impl<S: Storage> Answerer<'_, S> {
         })))
     }
 
+    /// With what their instances cost, as far as `ec2fleet cost` has learned prices.
+    fn group_reports(&self) -> Vec<GroupReport> {
+        let engine = &self.active.driver.engine;
+        let mut groups = engine.group_reports();
+        let prices = Path::new(&self.identity.journal_path).parent().map(Prices::load).unwrap_or_default();
+        let mut costs: BTreeMap<String, f64> = BTreeMap::new();
+        for binding in engine.persisted().bindings.values() {
+            if let (Some(usd), Some((group, _))) = (
+                prices.of(binding.lifecycle, &binding.instance_type, &binding.zone),
+                engine.site().locate(&binding.node),
+            ) {
+                *costs.entry(group.stem()).or_default() += usd;
+            }
+        }
+        for group in &mut groups {
+            group.usd_per_hour = costs.get(&group.stem()).copied();
+        }
+        groups
+    }
+
     fn status(&self) -> StatusReport {
         let active = &*self.active;
         let engine = &active.driver.engine;
@@ -323,7 +373,7 @@ impl<S: Storage> Answerer<'_, S> {
                     reason: "before the last restart".into(),
                 })
             }),
-            groups: engine.group_reports(),
+            groups: self.group_reports(),
             cloud: engine.cloud_reports(),
             slurm,
             queue: QueueReport {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::core::event::{CallId, Event};
 use crate::core::slurm_api::{SlurmError, SlurmReply, SlurmRequest, SlurmResult};
@@ -44,6 +44,8 @@ pub struct Shared {
     pub lock_held_max_ns: AtomicU64,
     pub lock_held_total_ns: AtomicU64,
     pub overflows: AtomicU64,
+    /// Told when slurmctld has read slurm.conf again (`scontrol reconfigure`).
+    pub reconfigured: Notify,
     /// Where events go while the plugin is active.
     events: Mutex<Option<mpsc::Sender<Event>>>,
     full_wanted: AtomicBool,
@@ -190,6 +192,10 @@ impl Watch {
         }
         // The bitmaps are not there while slurmctld reads its configuration: the next look will find them.
         let Ok(reading) = controller.read_power(full) else { return };
+        // The first reading of all follows slurmctld's start.
+        if reading.reconfigured && self.scanned.is_some() {
+            shared.reconfigured.notify_one();
+        }
         self.scanned = Some(now);
         self.read_now = false;
         shared.full_wanted.store(false, Ordering::SeqCst);

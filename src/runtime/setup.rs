@@ -21,6 +21,7 @@ use crate::journal::storage::FileStorage;
 use crate::journal::{Journal, JournalError, Opened};
 use crate::observe::history::History;
 use crate::observe::log;
+use crate::observe::usage::UsageLog;
 
 /// Why nothing can be done now. The text says what the administrator can do.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +136,7 @@ pub fn activate(
         driver,
         fence,
         history: History::open(&configured.state_dir),
+        usage: UsageLog::open(&configured.state_dir),
         clock,
         cloud: Arc::new(cloud),
         slurm,
@@ -159,6 +161,7 @@ pub fn activate(
     );
     facts.push(Fact::new(now, FactKind::Started, text));
     active.note(facts, None);
+    active.usage.begin(active.driver.engine.persisted().bindings.values(), now);
     active.give(Event::Tick, None);
     Ok(active)
 }

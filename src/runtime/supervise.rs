@@ -11,8 +11,12 @@ use tokio::task::JoinHandle;
 
 use super::active::{Active, End, HEARTBEAT, SlurmPort};
 use super::clock::unix_ms;
+<<<<<<< HEAD
 use super::commands::{self, Identity};
 use super::defects::{ATTEMPTS, Defects};
+=======
+use super::commands::{self, Fresh, Identity};
+>>>>>>> 9903a0a (Read the configuration again on scontrol reconfigure; add up instance-hours and what Spot saved)
 use super::host::HostLink;
 use super::metrics;
 use super::places;
@@ -23,7 +27,6 @@ use super::socket::{Command, Socket, SocketOptions};
 use crate::core::engine::PowerSource;
 use crate::core::fact::{Fact, FactKind};
 use crate::core::report::{Mode, SCHEMA_VERSION, Severity, StatusReport};
-use crate::core::site::Site;
 use crate::journal::storage::FileStorage;
 use crate::observe::log;
 use crate::slurm::controller::HostLogLevel;
@@ -220,9 +223,13 @@ fn identity(options: &PluginOptions, configured: &Configured) -> Identity {
         // SLURM_VERSION_NUM(a,b,c) of slurm.h.
         slurm_release: format!("{}.{:02}.{}", release >> 16, (release >> 8) & 0xff, release & 0xff),
         journal_path: configured.state_dir.join("journal").display().to_string(),
-        warnings: configured.loaded.warnings.iter().map(ToString::to_string).collect(),
+        warnings: warnings(configured),
         paused: None,
     }
+}
+
+fn warnings(configured: &Configured) -> Vec<String> {
+    configured.loaded.warnings.iter().map(ToString::to_string).collect()
 }
 
 async fn act(
@@ -237,13 +244,21 @@ async fn act(
     host.shared.watch(Some(active.events.clone()));
     let mut commands = commands.lock().await;
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    let reload = move || -> Result<Arc<Site>, String> {
+    let reload = move || -> Result<Fresh, String> {
         let fresh = setup::configure(options.config_dir.as_deref(), options.slurm_conf.as_deref())
             .map_err(|error| error.to_string())?;
         if fresh.state_dir != configured.state_dir {
             return Err("StateDir cannot be changed while slurmctld runs: restart slurmctld".into());
         }
-        Ok(Arc::new(fresh.loaded.site))
+        if fresh.loaded.site.cluster != configured.loaded.site.cluster {
+            // Every instance carries the old name.
+            return Err(
+                "ClusterName cannot be changed while slurmctld runs: stop slurmctld, end the cluster's \
+                        instances, remove the state directory and start it"
+                    .into(),
+            );
+        }
+        Ok(Fresh { warnings: warnings(&fresh), site: Arc::new(fresh.loaded.site) })
     };
     loop {
         let held = tokio::select! {
@@ -258,6 +273,9 @@ async fn act(
                     return End::NotPrimary;
                 }
                 active.heartbeat()
+            }
+            () = host.shared.reconfigured.notified() => {
+                commands::reconfigured(&mut active, &mut identity, &reload)
             }
             held = active.turn() => held,
         };

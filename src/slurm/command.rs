@@ -120,18 +120,42 @@ impl CommandSlurm {
         })
     }
 
-    /// Ids and hostlists of the jobs that hold nodes.
+    /// Jobs that slurmctld still knows and that had nodes: those that run, and those that ended some minutes ago.
     ///
     /// # Errors
     /// When Slurm cannot be asked.
-    pub fn running_jobs(&self) -> Result<Vec<(u32, String)>, SlurmError> {
-        let arguments = ["-a", "-h", "-t", "RUNNING,SUSPENDED,CONFIGURING,COMPLETING", "-o", "%A|%N"];
-        let output = self.run("the running jobs", "squeue", &arguments)?;
+    pub fn present_jobs(&self) -> Result<Vec<JobSpan>, SlurmError> {
+        let arguments = ["-a", "-h", "-t", "all", "-o", "%A|%S|%e|%N"];
+        let output = self.run("the jobs", "squeue", &arguments)?;
+        let now = now_unix_ms();
+        // %e of a job that runs is when its time limit ends.
+        let of_past = |end: u64| (end <= now).then_some(end);
         let job = |line: &str| {
-            let (id, nodes) = line.trim().split_once('|')?;
-            Some((id.parse().ok()?, nodes.to_owned()))
+            let mut job = parse_job_span(line)?;
+            job.end_unix_ms = job.end_unix_ms.and_then(of_past);
+            Some(job)
         };
         Ok(output.stdout.lines().filter_map(job).collect())
+    }
+
+    /// Jobs that had nodes since a time, from Slurm's accounting.
+    ///
+    /// # Errors
+    /// When there is no accounting, or it does not answer.
+    pub fn accounted_jobs(&self, since_unix_ms: u64) -> Result<Vec<JobSpan>, SlurmError> {
+        let what = "the jobs of the past";
+        let storage = self.config_value("AccountingStorageType")?.unwrap_or_default();
+        if !storage.contains("slurmdbd") {
+            return Err(SlurmError::Refused {
+                what: what.into(),
+                errno: 0,
+                message: "AccountingStorageType is not accounting_storage/slurmdbd".into(),
+            });
+        }
+        let since = utc_time(since_unix_ms);
+        let arguments = ["-a", "-X", "-n", "-P", "-S", &since, "-o", "JobIDRaw,Start,End,NodeList"];
+        let output = self.run(what, "sacct", &arguments)?;
+        Ok(output.stdout.lines().filter_map(parse_job_span).collect())
     }
 
     /// A parameter of the running slurmctld, as `scontrol show config` says it.
@@ -332,6 +356,41 @@ pub struct JobInfo {
     pub submit_unix_ms: Option<u64>,
     /// Hostlist; empty while it has none.
     pub nodes: String,
+}
+
+/// A job and the time that it had its nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobSpan {
+    pub id: u32,
+    /// Hostlist.
+    pub nodes: String,
+    pub start_unix_ms: u64,
+    /// `None` while it runs.
+    pub end_unix_ms: Option<u64>,
+}
+
+/// `17|2026-01-31T08:00:00|Unknown|aws-spot-[0-3]`; nothing for a job that has not started.
+fn parse_job_span(line: &str) -> Option<JobSpan> {
+    let mut fields = line.trim().splitn(4, '|');
+    let (id, start, end, nodes) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let time = |text: &str| Some(parse_time(text) * 1_000).filter(|ms| *ms > 0);
+    let nodes = Some(nodes).filter(|nodes| !nodes.is_empty() && !nodes.starts_with("None"))?;
+    Some(JobSpan {
+        id: id.parse().ok()?,
+        nodes: nodes.to_owned(),
+        start_unix_ms: time(start)?,
+        end_unix_ms: time(end),
+    })
+}
+
+fn now_unix_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+/// As [`parse_time`] reads it and Slurm's commands, which are run with TZ=UTC.
+fn utc_time(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.unwrap_or_default().strftime("%Y-%m-%dT%H:%M:%S").to_string()
 }
 
 fn parse_job(line: &str) -> Option<JobInfo> {

@@ -123,3 +123,42 @@ fn the_tool_shows_what_is_and_does_what_it_is_told() {
     assert!(code == 2 && stderr.contains("--yes"), "{stderr}");
     assert!(cluster.slurm.command("scancel").arg(job.to_string()).status().unwrap().success());
 }
+
+/// slurmctld 22.05 keeps the plugin loaded while it reads slurm.conf again; since 23.11 a new process takes over.
+#[test]
+fn scontrol_reconfigure_reads_the_configuration_again() {
+    let mut cluster = Cluster::start(&Options { suspend_time: 600, ..Options::default() }).unwrap();
+    cluster.wait_for_plugin().unwrap();
+    let partitions = cluster.config.join("partitions.json");
+    let whole = std::fs::read_to_string(&partitions).unwrap();
+    let max_nodes = |cluster: &Cluster| json_of(cluster, &["status"])["groups"][0]["max_nodes"].as_u64();
+    let wait_for = |cluster: &Cluster, count: u64| {
+        let what = format!("a node group of {count} nodes");
+        wait::until(&what, || Ok((max_nodes(cluster) == Some(count)).then_some(()))).unwrap();
+    };
+    wait_for(&cluster, 4);
+
+    std::fs::write(&partitions, whole.replace("\"MaxNodes\": 4", "\"MaxNodes\": 3")).unwrap();
+    cluster.slurm.scontrol(&["reconfigure"]).unwrap();
+    wait_for(&cluster, 3);
+
+    let stays_loaded = paths::slurm_release().is_ok_and(|release| release < (23, 11));
+    if stays_loaded {
+        std::fs::write(&partitions, "{").unwrap();
+        cluster.slurm.scontrol(&["reconfigure"]).unwrap();
+        let refused = || {
+            cluster.events().into_iter().find(|e| e["kind"] == "config-refused" && e["severity"] == "error")
+        };
+        let event = wait::until("the refusal", || Ok(refused())).unwrap();
+        assert!(event["text"].as_str().unwrap().contains("partitions.json"), "{event}");
+        assert_eq!(cluster.plugin_mode().as_deref(), Some("active"));
+        assert_eq!(max_nodes(&cluster), Some(3));
+    }
+
+    std::fs::write(&partitions, &whole).unwrap();
+    cluster.slurm.scontrol(&["reconfigure"]).unwrap();
+    wait_for(&cluster, 4);
+    // What came back works: the fourth node, too.
+    super::flow::run_job(&cluster, 4);
+    cluster.slurm.check().unwrap();
+}

@@ -687,6 +687,15 @@ static void check_power(void)
 	slurm_conf.last_update++;
 	expect(0, first, "cpu-a-70", NULL, "cpu-a-1", NULL);
 	expect(0, 0, NULL, NULL, NULL, NULL);
+	/* A second one within the same second moves nothing, so there is one more full reading after that second. */
+	slurm_conf.last_update = time(NULL) + 1;
+	expect(0, first, "cpu-a-70", NULL, "cpu-a-1", NULL);
+	do {
+		CHECK(host->read_power(host->context, 0, &power) == EC2FLEET_OK);
+		CHECK(power.flags == 0 || power.flags == first);
+	} while (!power.flags && time(NULL) < slurm_conf.last_update + 60);
+	CHECK(power.flags == first);
+	expect(0, 0, NULL, NULL, NULL, NULL);
 	/* The table grows. */
 	build_nodes(130);
 	set(booting_node_bitmap, 129, true);

@@ -16,7 +16,7 @@ use slurm_ec2_fleet::core::report::CostReport;
 use slurm_ec2_fleet::emulator::{Emulator, Options, Scenario};
 
 use crate::cluster::{Cluster, wait_for};
-use crate::commands::{Ran, plugin};
+use crate::commands::Ran;
 
 /// An emulated EC2 with a launch template `compute`.
 struct World {
@@ -185,18 +185,43 @@ fn spot_prices_are_added_up() {
     let dir = in_a_folder();
     world.site(dir.path());
     std::fs::write(dir.path().join("prices.json"), "{\"c5.large\": 1000.0}").expect("written");
-    let server = plugin();
-    let socket = server.path.display().to_string();
-    let prices = dir.path().join("prices.json").display().to_string();
-    let ran = ec2fleet(dir.path(), &["cost", "--json", "--socket", &socket, "--prices", &prices]);
+    let state = dir.path().join("state/ec2fleet");
+    std::fs::create_dir_all(&state).expect("created");
+    let slurm_conf = format!("ClusterName=demo\nStateSaveLocation={}\n", dir.path().join("state").display());
+    std::fs::write(dir.path().join("slurm.conf"), slurm_conf).expect("written");
+    let cost = || -> (CostReport, Ran) {
+        let ran = ec2fleet(dir.path(), &["cost", "--json", "--since", "1d"]);
+        (serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.seen())), ran)
+    };
+    let (report, ran) = cost();
+    assert_eq!((ran.code, report.rows.len(), report.notes.len()), (0, 0, 1), "{}", ran.seen());
+
+    // Two nodes since two hours; one of them for the first hour.
+    let hour = 3_600_000;
+    let now =
+        u64::try_from(std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis()).expect("it fits");
+    let instance = |node: &str, id: &str| {
+        serde_json::json!({ "node": node, "instance_id": id, "account": { "region": "eu-central-1", "profile": null },
+            "instance_type": "c5.large", "zone": "eu-central-1a", "lifecycle": "spot", "since_unix_ms": now - 2 * hour })
+    };
+    let begin = serde_json::json!({ "unix_ms": now - 2 * hour, "begin": [instance("aws-spot-0", "i-0"), instance("aws-spot-1", "i-1")] });
+    let end = serde_json::json!({ "unix_ms": now - hour, "end": "aws-spot-1" });
+    std::fs::write(state.join("usage.jsonl"), format!("{begin}\n{end}\n")).expect("written");
+    let (report, ran) = cost();
+    assert_eq!((ran.code, report.unpriced.len(), report.rows.len()), (0, 0, 1), "{}", ran.seen());
+    let total = &report.total;
+    // The command runs some moments later.
+    assert!((3.0..3.1).contains(&total.spot_hours) && total.spot_instances == 1.0, "{report:?}");
+    assert!((total.usd + total.saved_usd - 1_000.0 * total.spot_hours).abs() < 1e-6, "{report:?}");
+    assert!(total.usd_per_hour > 0.0 && total.usd_per_hour < 1.0, "{report:?}");
+    let priced = total.usd_per_hour;
+
+    // EC2 is away: what it told last is used, and said.
+    drop(world);
+    let (report, ran) = cost();
     assert_eq!(ran.code, 0, "{}", ran.seen());
-    let report: CostReport = serde_json::from_str(&ran.stdout).expect("a cost report");
-    assert!(report.total.usd_per_hour > 0.0 && report.total.usd_per_hour < 3.0, "{report:?}");
-    assert!(
-        (report.total.usd_per_hour + report.total.saved_usd_per_hour - 3_000.0).abs() < 1e-6,
-        "{report:?}"
-    );
-    assert_eq!((report.unpriced.len(), report.rows.len()), (0, 1), "{report:?}");
+    assert!((report.total.usd_per_hour - priced).abs() < 1e-9, "{report:?}");
+    assert!(report.notes.iter().any(|note| note.contains("did not tell the Spot prices")), "{report:?}");
 }
 
 /// No plugin anywhere: ec2fleet-resume launches, tells slurmctld the addresses and returns; ec2fleet-suspend ends it.
