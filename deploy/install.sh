@@ -36,6 +36,6 @@ for program; do
 done
 put 755 "$source/node/ec2fleet-node" "$PREFIX/libexec/slurm-ec2-fleet"
 share=$PREFIX/share/slurm-ec2-fleet
-for file in "$source"/node/*.conf "$source"/node/*.service "$source"/slurmctld/*; do
+for file in "$source"/node/*.conf "$source"/node/*.service "$source"/slurmctld/* "$source"/grafana/*; do
 	put 644 "$file" "$share/$(basename "$(dirname "$file")")"
 done

@@ -240,6 +240,14 @@ pub struct GenerateConf {
     /// Print gres.conf.aws instead of slurm.conf.aws
     #[arg(long, conflicts_with = "output")]
     pub gres: bool,
+    /// Give node groups without Weight one by their price, so that Slurm takes the cheapest first;
+    /// --online asks EC2 for Spot prices, otherwise those that it told last are used
+    #[arg(long)]
+    pub weight_by_price: bool,
+    /// On-demand prices: a JSON object of instance types and US dollars an hour
+    /// [default: prices.json beside config.json]
+    #[arg(long, value_name = "FILE", requires = "weight_by_price")]
+    pub prices: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -305,8 +313,16 @@ pub enum SchemaOf {
     Events,
     /// explain --json
     Explain,
-    /// What operations print with --json
+    /// What operations with a plan print with --json
     Plan,
+    /// resume and suspend --json
+    Accepted,
+    /// What the other operations print with --json
+    Done,
+    /// What a failed command prints with --json
+    Error,
+    /// One line of events --follow --json
+    Event,
     /// fleets --json
     Fleets,
     /// capacity --json
@@ -315,6 +331,14 @@ pub enum SchemaOf {
     Cost,
     /// doctor --json
     Doctor,
+    /// validate --json
+    Validate,
+    /// generate-conf --json
+    GenerateConf,
+    /// generate-conf --diff --json and --check --json
+    Difference,
+    /// version --json
+    Version,
 }
 
 #[derive(Clone, Debug, Args)]

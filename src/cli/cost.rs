@@ -7,20 +7,15 @@ use std::path::Path;
 use super::args::{self, CostBy};
 use super::context::Context;
 use super::error::{CliError, ErrorKind, Exit};
-use super::online::{self, Progress};
 use super::output::{Output, Style, Table};
-use super::survey::ask;
-use super::when::{ago, clock, now_unix_ms, since};
-use crate::cloud::catalog::Catalog;
+use super::prices::{self, Wanted};
+use super::when::{clock, now_unix_ms, since};
 use crate::core::hostlist;
 use crate::core::report::{CostReport, CostRow, SCHEMA_VERSION};
-use crate::core::site::{Account, Lifecycle};
+use crate::core::site::Lifecycle;
 use crate::observe::prices::Prices;
 use crate::observe::usage::{self, Span, Usage};
 use crate::slurm::command::JobSpan;
-
-/// On-demand prices beside config.json, used where `--prices` names no other file.
-const PRICES_FILE: &str = "prices.json";
 
 /// # Errors
 /// When the record of instances, the prices or the jobs cannot be read.
@@ -43,7 +38,12 @@ pub fn run(context: &Context, args: &args::Cost, out: &mut Output) -> Result<Exi
     }
     let window = Window { from, to: now };
     let spans: Vec<Span> = usage.spans.iter().filter_map(|span| window.clip(span)).collect();
-    let prices = prices(context, args, &spans, out, &mut notes)?;
+    let mut wanted = Wanted::new();
+    for one in spans.iter().map(|span| &span.of).filter(|one| one.lifecycle == Lifecycle::Spot) {
+        wanted.entry(one.account.clone()).or_default().insert(one.instance_type.clone());
+    }
+    let wanted = (!args.offline).then_some(wanted);
+    let prices = prices::learn(context, args.prices.as_deref(), wanted, out, &mut notes)?;
     let jobs = match args.by {
         CostBy::Job => jobs(context, from, &mut notes)?,
         _ => BTreeMap::new(),
@@ -87,72 +87,6 @@ impl Window {
             ..span.clone()
         })
     }
-}
-
-/// What was learned before, what the administrator's file says, and what EC2 says of Spot now.
-fn prices(
-    context: &Context,
-    args: &args::Cost,
-    spans: &[Span],
-    out: &Output,
-    notes: &mut Vec<String>,
-) -> Result<Prices, CliError> {
-    let dir = context.state_dir();
-    let mut prices = Prices::load(&dir);
-    let beside = context.config_dir.join(PRICES_FILE);
-    if let Some(path) = args.prices.as_deref().or_else(|| beside.is_file().then_some(beside.as_path())) {
-        prices.on_demand = read_prices(path)?;
-    }
-    if !args.offline {
-        let mut wanted: BTreeMap<Account, BTreeSet<String>> = BTreeMap::new();
-        for one in spans.iter().map(|span| &span.of).filter(|one| one.lifecycle == Lifecycle::Spot) {
-            wanted.entry(one.account.clone()).or_default().insert(one.instance_type.clone());
-        }
-        for (account, names) in wanted {
-            match spot_prices(context, &account, names, out)? {
-                Ok(answer) => {
-                    for price in answer {
-                        prices.learn_spot(price.zone, price.instance_type, price.price);
-                    }
-                    prices.asked_unix_ms = now_unix_ms();
-                }
-                Err(error) => notes.push(format!(
-                    "EC2 did not tell the Spot prices of {account} ({error}); those that it told {} are used.",
-                    ago(now_unix_ms(), Some(prices.asked_unix_ms))
-                )),
-            }
-        }
-    }
-    // For `status` and for the next time; who may only look does without.
-    let _ = prices.save(&dir);
-    Ok(prices)
-}
-
-type SpotPrices = Result<Vec<crate::cloud::catalog::SpotPrice>, crate::core::ec2_api::CloudError>;
-
-fn spot_prices(
-    context: &Context,
-    account: &Account,
-    names: BTreeSet<String>,
-    out: &Output,
-) -> Result<SpotPrices, CliError> {
-    let ec2 = online::ec2(context.require_config()?);
-    let names: Vec<String> = names.into_iter().collect();
-    let progress = Progress::new(out);
-    progress.show(&format!("asking EC2 for the Spot prices of {} types in {account}", names.len()));
-    let answer = online::block_on(ask(|| ec2.spot_prices(account.clone(), names.clone())));
-    progress.clear();
-    answer
-}
-
-pub(super) fn read_prices(path: &Path) -> Result<BTreeMap<String, f64>, CliError> {
-    let failed = |error: String| {
-        CliError::new(ErrorKind::Usage, format!("The prices in {} cannot be read.", path.display()))
-            .cause(error)
-            .hint("It is a JSON object of instance types and US dollars an hour: {\"c5.large\": 0.085}.")
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
 }
 
 /// A job on one node.
@@ -356,6 +290,7 @@ fn print(report: &CostReport, by: CostBy, out: &mut Output) -> Result<(), CliErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::site::Account;
     use crate::observe::usage::Use;
 
     const HOUR: u64 = 3_600_000;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What went wrong with a command: its kind, its cause and what can be done.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::client::ClientError;
@@ -28,7 +29,7 @@ pub enum Exit {
 }
 
 /// Kinds of errors, with an exit code each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorKind {
     Failed,
@@ -42,12 +43,13 @@ pub enum ErrorKind {
 }
 
 /// A failed command.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct CliError {
     pub kind: ErrorKind,
     pub message: String,
     /// From the outermost to the innermost.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     pub causes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
@@ -84,9 +86,16 @@ impl CliError {
 
     /// As it is printed with `--json`.
     #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
-        serde_json::json!({ "schema": SCHEMA_VERSION, "error": self })
+    pub fn report(self) -> ErrorReport {
+        ErrorReport { schema: SCHEMA_VERSION, error: self }
     }
+}
+
+/// What a failed command prints with `--json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ErrorReport {
+    pub schema: u32,
+    pub error: CliError,
 }
 
 impl From<ClientError> for CliError {

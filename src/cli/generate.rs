@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::args;
@@ -12,11 +13,13 @@ use super::context::Context;
 use super::diff;
 use super::error::{CliError, ErrorKind, Exit};
 use super::output::{Output, Style};
+use super::prices::{self, Wanted};
 use super::survey::Survey;
 use crate::cloud::catalog::InstanceType;
 use crate::config::{Loaded, SlurmFacts};
 use crate::core::report::SCHEMA_VERSION;
-use crate::core::site::NodeGroup;
+use crate::core::site::{Lifecycle, NodeGroup};
+use crate::observe::prices::Prices;
 
 pub const SLURM_FILE: &str = "slurm.conf.aws";
 pub const GRES_FILE: &str = "gres.conf.aws";
@@ -24,6 +27,8 @@ pub const GRES_FILE: &str = "gres.conf.aws";
 /// The share of a type's memory that jobs may have: the kernel, slurmd and what EC2 itself reserves take the rest.
 /// slurmd refuses to serve a node whose memory is less than its RealMemory.
 const MEMORY_SHARE: f64 = 0.95;
+/// Slurm's weights are whole numbers: this many for a US dollar an hour.
+const WEIGHT_PER_USD: f64 = 10_000.0;
 /// At least this much is kept back, MiB; a small instance misses more than a twentieth.
 const MEMORY_RESERVE_MIB: u64 = 256;
 
@@ -49,7 +54,7 @@ const PROGRAMS: [(&str, &str); 3] = [
 ];
 
 /// The two files, and what the administrator should know about them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Generated {
     pub schema: u32,
     pub slurm_conf: String,
@@ -70,7 +75,13 @@ pub fn run(context: &Context, args: &args::GenerateConf, out: &mut Output) -> Re
         .ok()
         .and_then(|path| path.parent().map(Path::to_owned))
         .unwrap_or_else(|| "/usr/local/bin".into());
-    let generated = generate(loaded, &context.facts, survey.as_ref(), &programs);
+    let mut notes = Vec::new();
+    let prices = match args.weight_by_price {
+        true => Some(prices(context, loaded, args, survey.as_ref(), out, &mut notes)?),
+        false => None,
+    };
+    let mut generated = generate(loaded, &context.facts, survey.as_ref(), prices.as_ref(), &programs);
+    generated.warnings.extend(notes);
     let dir = args.output.clone();
     let installed = dir.clone().unwrap_or_else(|| installed_dir(context));
     if args.diff || args.check {
@@ -100,6 +111,50 @@ pub fn run(context: &Context, args: &args::GenerateConf, out: &mut Output) -> Re
     Ok(Exit::Success)
 }
 
+fn prices(
+    context: &Context,
+    loaded: &Loaded,
+    args: &args::GenerateConf,
+    survey: Option<&Survey>,
+    out: &Output,
+    notes: &mut Vec<String>,
+) -> Result<Prices, CliError> {
+    let mut wanted = Wanted::new();
+    for group in loaded.site.groups().iter().filter(|group| group.lifecycle == Lifecycle::Spot) {
+        wanted.entry(group.account.clone()).or_default().extend(type_names(group, survey));
+    }
+    prices::learn(context, args.prices.as_deref(), args.online.then_some(wanted), out, notes)
+}
+
+/// The types that the group may launch, as far as they are known.
+fn type_names(group: &NodeGroup, survey: Option<&Survey>) -> Vec<String> {
+    match survey.and_then(|survey| survey.get(&group.stem())).map(|survey| &survey.types) {
+        Some(Ok(types)) => types.iter().map(|t| t.name.clone()).collect(),
+        _ => group.overrides.iter().filter_map(|choice| choice.instance_type.clone()).collect(),
+    }
+}
+
+/// The price of the cheapest pool, in hundredths of a cent an hour: Slurm takes nodes of the lowest weight first.
+fn weight(group: &NodeGroup, survey: Option<&Survey>, prices: &Prices) -> Option<u32> {
+    let subnets = survey.and_then(|s| s.get(&group.stem())).and_then(|s| s.subnets.as_ref().ok());
+    let is_used = |zone: &str| match subnets {
+        Some(subnets) => subnets.iter().any(|subnet| subnet.zone == zone),
+        None => zone.starts_with(&group.account.region),
+    };
+    let names = type_names(group, survey);
+    let found: Vec<f64> = match group.lifecycle {
+        Lifecycle::OnDemand => names.iter().filter_map(|name| prices.on_demand(name)).collect(),
+        Lifecycle::Spot => {
+            let zones = prices.spot.iter().filter(|(zone, _)| is_used(zone)).map(|(_, by_type)| by_type);
+            zones.flat_map(|by_type| names.iter().filter_map(|name| by_type.get(name).copied())).collect()
+        }
+    };
+    let usd = found.into_iter().filter(|usd| usd.is_finite() && *usd > 0.0).min_by(f64::total_cmp)?;
+    // A float to integer cast saturates; the two largest numbers are not weights to Slurm.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Some(((usd * WEIGHT_PER_USD).round() as u32).clamp(1, u32::MAX - 2))
+}
+
 fn warn(generated: &Generated) {
     for warning in &generated.warnings {
         eprintln!("warning: {warning}");
@@ -116,11 +171,22 @@ fn installed_dir(context: &Context) -> PathBuf {
         .unwrap_or_else(|| context.config_dir.clone())
 }
 
-#[derive(Serialize)]
+/// How an installed file differs from what would be written.
+#[derive(Serialize, JsonSchema)]
 struct Difference {
     file: String,
     same: bool,
+    /// A unified diff; empty if they are the same.
     diff: String,
+}
+
+/// What `--diff` and `--check` print with `--json`.
+#[derive(Serialize, JsonSchema)]
+pub struct DifferenceReport {
+    schema: u32,
+    same: bool,
+    files: Vec<Difference>,
+    warnings: Vec<String>,
 }
 
 fn compare(
@@ -145,9 +211,8 @@ fn compare(
     }
     let same = differences.iter().all(|difference| difference.same);
     if out.json {
-        let files = &differences;
-        let warnings = &generated.warnings;
-        out.json(&serde_json::json!({ "schema": SCHEMA_VERSION, "same": same, "files": files, "warnings": warnings }))?;
+        let warnings = generated.warnings.clone();
+        out.json(&DifferenceReport { schema: SCHEMA_VERSION, same, files: differences, warnings })?;
     } else {
         for difference in differences.iter().filter(|difference| !difference.same) {
             if !args.diff {
@@ -162,6 +227,9 @@ fn compare(
                 };
                 out.styled(style, line)?;
             }
+        }
+        if !same && !args.diff {
+            out.line("--diff shows how it differs; without --check and with --output DIR it is written.")?;
         }
         if same {
             out.line(format!("{} is up to date.", dir.join(SLURM_FILE).display()))?;
@@ -187,9 +255,16 @@ fn write_whole(path: &Path, text: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Both files. With a `survey`, what SlurmSpecifications does not say is filled in from the instance types.
+/// Both files. With a `survey`, what SlurmSpecifications does not say is filled in from the instance types; with `prices`, node
+/// groups without Weight get one.
 #[must_use]
-pub fn generate(loaded: &Loaded, slurm: &SlurmFacts, survey: Option<&Survey>, programs: &Path) -> Generated {
+pub fn generate(
+    loaded: &Loaded,
+    slurm: &SlurmFacts,
+    survey: Option<&Survey>,
+    prices: Option<&Prices>,
+    programs: &Path,
+) -> Generated {
     let mut warnings = Vec::new();
     let mut conf = String::from(
         "# Made by `ec2fleet generate-conf` from config.json and partitions.json; change those and make it again.\n",
@@ -225,6 +300,19 @@ pub fn generate(loaded: &Loaded, slurm: &SlurmFacts, survey: Option<&Survey>, pr
             None => {}
         }
         features(group, types.and_then(|types| types.as_ref().ok()), survey, &mut options);
+        if let Some(prices) = prices.filter(|_| lookup(&options, "Weight").is_none()) {
+            match weight(group, survey, prices) {
+                Some(weight) => {
+                    options.insert("Weight".into(), weight.to_string());
+                }
+                None => warnings.push(format!(
+                    "{}: the price of its instance types is not known, so it gets no Weight. Write Weight in \
+                     SlurmSpecifications, or name the price: Spot prices are asked with --online, on-demand prices are in \
+                     prices.json beside config.json.",
+                    group.stem()
+                )),
+            }
+        }
         for name in gres_names(&options) {
             if !gres_types.contains(&name) {
                 gres_types.push(name);

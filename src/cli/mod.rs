@@ -18,6 +18,7 @@ mod offline;
 mod online;
 mod operate;
 pub mod output;
+mod prices;
 pub mod programs;
 mod schema;
 mod status;
@@ -108,7 +109,7 @@ pub fn run(command: &Command, context: &Context, out: &mut Output) -> Result<Exi
 fn report(error: &CliError, out: &mut Output) {
     // Both may fail where nobody reads; there is no better place to say so.
     if out.json {
-        let _ = out.json(&error.to_json());
+        let _ = out.json(&error.clone().report());
         let _ = out.flush();
         return;
     }

@@ -8,7 +8,7 @@ use super::context::Context;
 use super::error::{CliError, ErrorKind, Exit};
 use super::output::{Output, Style, Table};
 use crate::core::hostlist;
-use crate::core::report::{PlanReport, SCHEMA_VERSION};
+use crate::core::report::{AcceptedReport, DoneReport, PlanReport, SCHEMA_VERSION};
 use crate::runtime::protocol::{Operation, Reply, Request};
 
 /// Ask for `op`, after the administrator has seen what it does and agreed.
@@ -99,9 +99,7 @@ fn show(reply: Reply, out: &mut Output) -> Result<Exit, CliError> {
         }
         Reply::Accepted { nodes, count } => {
             if out.json {
-                out.json(
-                    &serde_json::json!({ "schema": SCHEMA_VERSION, "accepted": nodes, "count": count }),
-                )?;
+                out.json(&AcceptedReport { schema: SCHEMA_VERSION, accepted: nodes, count })?;
             } else {
                 let plural = if count == 1 { "node" } else { "nodes" };
                 out.line(format!("Accepted for {count} {plural}: {nodes}"))?;
@@ -110,7 +108,7 @@ fn show(reply: Reply, out: &mut Output) -> Result<Exit, CliError> {
         }
         Reply::Done { message } => {
             if out.json {
-                out.json(&serde_json::json!({ "schema": SCHEMA_VERSION, "done": message }))?;
+                out.json(&DoneReport { schema: SCHEMA_VERSION, done: message })?;
             } else {
                 out.line(message)?;
             }

@@ -41,6 +41,12 @@ impl Output {
         Self { out: Box::new(io::stdout().lock()), json: global.json, color, terminal }
     }
 
+    /// Plain text for people, to somewhere else than standard output.
+    #[must_use]
+    pub fn to(out: Box<dyn Write>) -> Self {
+        Self { out, json: false, color: false, terminal: false }
+    }
+
     /// # Errors
     /// When nobody reads any more.
     pub fn line(&mut self, text: impl AsRef<str>) -> Result<(), CliError> {

@@ -30,5 +30,13 @@ fn schema(of: SchemaOf) -> Value {
         SchemaOf::Capacity => schema_for!(report::CapacityReport).into(),
         SchemaOf::Cost => schema_for!(report::CostReport).into(),
         SchemaOf::Doctor => schema_for!(super::doctor::DoctorReport).into(),
+        SchemaOf::Accepted => schema_for!(report::AcceptedReport).into(),
+        SchemaOf::Done => schema_for!(report::DoneReport).into(),
+        SchemaOf::Error => schema_for!(super::error::ErrorReport).into(),
+        SchemaOf::Event => schema_for!(report::EventReport).into(),
+        SchemaOf::Validate => schema_for!(super::validate::ValidateReport).into(),
+        SchemaOf::GenerateConf => schema_for!(super::generate::Generated).into(),
+        SchemaOf::Difference => schema_for!(super::generate::DifferenceReport).into(),
+        SchemaOf::Version => schema_for!(super::version::VersionReport).into(),
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! `ec2fleet validate`.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::args;
@@ -8,22 +9,24 @@ use super::context::Context;
 use super::doctor::{self, DoctorReport};
 use super::error::{CliError, Exit};
 use super::output::{Output, Style};
-use crate::config::{ConfigError, ConfigWarning};
+use crate::config::Finding;
 use crate::core::report::SCHEMA_VERSION;
 
-#[derive(Serialize)]
-struct ValidateReport<'a> {
+/// Every error and warning of config.json and partitions.json.
+#[derive(Serialize, JsonSchema)]
+pub struct ValidateReport {
     schema: u32,
     config_dir: String,
+    /// The slurm.conf that they were compared with.
     slurm_conf: Option<String>,
-    errors: &'a [ConfigError],
-    warnings: &'a [ConfigWarning],
+    errors: Vec<Finding>,
+    warnings: Vec<Finding>,
     partitions: usize,
     node_groups: usize,
     nodes: u64,
     /// What AWS says, with `--online`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    online: Option<&'a DoctorReport>,
+    online: Option<DoctorReport>,
 }
 
 /// # Errors
@@ -45,12 +48,12 @@ pub fn run(context: &Context, args: &args::Validate, out: &mut Output) -> Result
             schema: SCHEMA_VERSION,
             config_dir: context.config_dir.display().to_string(),
             slurm_conf: context.slurm_conf.as_ref().map(|path| path.display().to_string()),
-            errors,
-            warnings,
+            errors: errors.to_vec(),
+            warnings: warnings.to_vec(),
             partitions,
             node_groups: groups,
             nodes,
-            online: online.as_ref(),
+            online: online.clone(),
         })?;
     } else {
         for (style, word, findings) in [(Style::Bad, "error", errors), (Style::Warning, "warning", warnings)]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! `ec2fleet version`.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::context::Context;
@@ -9,10 +10,13 @@ use super::output::Output;
 use crate::core::report::SCHEMA_VERSION;
 use crate::runtime::protocol::{Operation, PROTOCOL, Reply};
 
-#[derive(Serialize)]
-struct VersionReport {
+/// Releases of what works together.
+#[derive(Serialize, JsonSchema)]
+pub struct VersionReport {
     schema: u32,
+    /// Of this program.
     program: &'static str,
+    /// Of the socket's protocol.
     protocol: u32,
     /// `null` if no plugin answers.
     plugin: Option<String>,

@@ -29,7 +29,7 @@ pub use generate::{
     node_range, real_memory_mib,
 };
 pub use iam_policy::{iam_policy, move_statements};
-pub use report::{ConfigError, ConfigErrors, ConfigWarning, JsonPath};
+pub use report::{ConfigError, ConfigErrors, ConfigWarning, Finding, JsonPath};
 pub use schema::{config_schema, partitions_schema};
 pub use slurm_checks::{Check, FileState, Verdict, program_checks, slurm_checks};
 pub use slurm_conf::SlurmFacts;

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::json::{Node, Position};
@@ -83,7 +84,7 @@ fn is_plain_key(key: &str) -> bool {
 }
 
 /// One remark about a configuration file: an error or a warning, by the list that it is in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Finding {
     pub file: PathBuf,
     /// 1-based; `None` where the whole file is meant.
@@ -92,6 +93,8 @@ pub struct Finding {
     /// 1-based, in characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<u32>,
+    /// In the manner of RFC 9535: `$.Partitions[0].NodeGroups[1].MaxNodes`.
+    #[schemars(with = "String")]
     pub path: JsonPath,
     /// What is wrong.
     pub what: String,

@@ -57,6 +57,8 @@ pub enum FactKind {
     /// A node group is closed after repeated launch failures.
     GroupProtected,
     GroupOpened,
+    /// An administrator, or one of Slurm's programs, asked for an operation.
+    OperationAsked,
     NodeReset,
     NodeLocked,
     Paused,

@@ -482,3 +482,19 @@ pub struct CostRow {
     pub usd_per_hour: f64,
     pub saved_usd_per_hour: f64,
 }
+
+/// Nodes were handed to the plugin by `resume` or `suspend`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AcceptedReport {
+    pub schema: u32,
+    /// Hostlist.
+    pub accepted: String,
+    pub count: u32,
+}
+
+/// An operation without a plan was done (or, under `--dry-run`, would be).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DoneReport {
+    pub schema: u32,
+    pub done: String,
+}

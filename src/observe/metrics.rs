@@ -142,6 +142,31 @@ mod tests {
         assert!(text.ends_with("# EOF\n"));
     }
 
+    /// Names in the dashboard's queries, as Prometheus stores them.
+    fn dashboard_names() -> std::collections::BTreeSet<String> {
+        let text = include_str!("../../deploy/grafana/slurm-ec2-fleet.json");
+        let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
+        let mut queries: Vec<&str> = Vec::new();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            queries.extend(panel["targets"].as_array().unwrap().iter().filter_map(|t| t["expr"].as_str()));
+        }
+        for variable in dashboard["templating"]["list"].as_array().unwrap() {
+            queries.extend(variable["query"]["query"].as_str());
+        }
+        let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+        let names = queries.iter().flat_map(|query| query.split(word));
+        names.filter(|name| name.starts_with("ec2fleet_")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_dashboard_shows_every_metric_and_no_other() {
+        let mut samples = std::collections::BTreeSet::new();
+        for line in render(&status()).lines().filter(|line| !line.starts_with('#')) {
+            samples.insert(line.split([' ', '{']).next().unwrap().to_owned());
+        }
+        assert_eq!(dashboard_names(), samples);
+    }
+
     #[test]
     fn every_metric_is_documented() {
         let page = include_str!("../../docs/metrics.md");

@@ -80,10 +80,37 @@ pub fn obey<S: Storage>(
 ) -> bool {
     let uid = command.peer.uid;
     let dry_run = command.request.dry_run;
+    if !dry_run && let Some(fact) = audit(&command.request.op, active.clock.now().unix_ms) {
+        active.note(vec![fact], Some(uid));
+    }
     let (response, held) = Answerer { active, identity, reload, uid, dry_run }.answer(command.request.op);
     // A client that has gone needs no answer.
     let _ = command.reply.send(response);
     held
+}
+
+/// That somebody asked for something, and why; what comes of it follows in the history.
+fn audit(op: &Operation, unix_ms: u64) -> Option<Fact> {
+    if op.is_read_only() {
+        return None;
+    }
+    let (nodes, why) = match op {
+        Operation::Lock { nodes, reason } => (nodes.as_str(), reason.as_str()),
+        Operation::Resume { nodes, .. }
+        | Operation::Suspend { nodes }
+        | Operation::ResumeFail { nodes }
+        | Operation::Unlock { nodes }
+        | Operation::Reset { nodes }
+        | Operation::Replace { nodes } => (nodes.as_str(), ""),
+        Operation::PauseOperations { reason } => ("", reason.as_str()),
+        Operation::LogLevel { level } => ("", level.as_str()),
+        _ => ("", ""),
+    };
+    let text = if why.is_empty() { op.name().to_owned() } else { format!("{}: {why}", op.name()) };
+    let mut fact = Fact::new(unix_ms, FactKind::OperationAsked, text);
+    // As it was written; what is no hostlist is refused afterwards.
+    fact.nodes = nodes.to_owned();
+    Some(fact)
 }
 
 struct Answerer<'a, S> {
@@ -133,6 +160,10 @@ impl<S: Storage> Answerer<'_, S> {
                 self.act("replace", &nodes, &mut held, |nodes| Event::ReplaceRequested { nodes })
             }
             Operation::Gc => self.gc(&mut held),
+            Operation::PauseOperations { .. } if self.dry_run => {
+                done("launches and terminations would be stopped")
+            }
+            Operation::ResumeOperations if self.dry_run => done("operations would be resumed"),
             Operation::PauseOperations { reason } => {
                 self.identity.paused =
                     Some(Paused { since_unix_ms: self.active.clock.now().unix_ms, uid: self.uid, reason });
@@ -146,6 +177,9 @@ impl<S: Storage> Answerer<'_, S> {
             }
             Operation::Reload => self.reload(&mut held),
             Operation::LogLevel { level } => match log::level_named(&level) {
+                Some(severity) if self.dry_run => {
+                    done(&format!("the log level would be {}", severity.as_str()))
+                }
                 Some(severity) => {
                     log::set_level(severity);
                     done(&format!("the log level is {}", severity.as_str()))

@@ -32,8 +32,7 @@ pub fn config_dir(given: Option<&Path>, slurm_conf: Option<&Path>) -> PathBuf {
         return dir.into();
     }
     let base = slurm_conf.and_then(Path::parent).unwrap_or_else(|| Path::new("/etc/slurm"));
-    ["ec2fleet", "aws", "."]
-        .map(|name| base.join(name))
+    [base.join("ec2fleet"), base.join("aws"), base.to_owned()]
         .into_iter()
         .find(|dir| dir.join(CONFIG_FILE).exists())
         .unwrap_or_else(|| base.join("ec2fleet"))

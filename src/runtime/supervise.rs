@@ -11,12 +11,8 @@ use tokio::task::JoinHandle;
 
 use super::active::{Active, End, HEARTBEAT, SlurmPort};
 use super::clock::unix_ms;
-<<<<<<< HEAD
-use super::commands::{self, Identity};
-use super::defects::{ATTEMPTS, Defects};
-=======
 use super::commands::{self, Fresh, Identity};
->>>>>>> 9903a0a (Read the configuration again on scontrol reconfigure; add up instance-hours and what Spot saved)
+use super::defects::{ATTEMPTS, Defects};
 use super::host::HostLink;
 use super::metrics;
 use super::places;

@@ -74,6 +74,16 @@ fn the_tool_shows_what_is_and_does_what_it_is_told() {
     let since = json_of(&cluster, &["events", "--since", "1h", "--node", &busy[0]]);
     assert!(!since["events"].as_array().unwrap().is_empty());
 
+    // What it costs: by job, and from then on in status.
+    std::fs::write(cluster.config.join("prices.json"), "{\"c5.large\": 1.5, \"m5.large\": 1.5}").unwrap();
+    let cost = json_of(&cluster, &["cost", "--by", "job"]);
+    let row =
+        cost["rows"].as_array().unwrap().iter().find(|row| row["name"] == format!("job {job}")).unwrap();
+    assert_eq!(row["spot_instances"].as_f64(), Some(2.0), "{cost:#}");
+    assert!(row["spot_hours"].as_f64() > Some(0.0) && row["saved_usd"].as_f64() > Some(0.0), "{cost:#}");
+    let usd = json_of(&cluster, &["status"])["groups"][0]["usd_per_hour"].as_f64().unwrap();
+    assert!((usd - cost["total"]["usd_per_hour"].as_f64().unwrap()).abs() < 1e-9, "{cost:#}");
+
     // A healthy cluster is healthy.
     let report = json_of(&cluster, &["doctor"]);
     let alarms: Vec<&Value> =
@@ -85,6 +95,10 @@ fn the_tool_shows_what_is_and_does_what_it_is_told() {
     assert_eq!(phases(&cluster, "locked"), [busy[0].clone()]);
     assert_eq!(tool(&cluster, &["unlock", &busy[0]]).0, 0);
     assert_eq!(phases(&cluster, "locked"), Vec::<String>::new());
+
+    let dry = tool(&cluster, &["pause-operations", "--reason", "rehearsal", "--dry-run"]);
+    assert!(dry.0 == 0 && dry.1.contains("would be stopped"), "{dry:?}");
+    assert_eq!(json_of(&cluster, &["status"])["paused"], Value::Null);
 
     // Nothing is launched while operations are paused, and what waits is launched afterwards.
     assert_eq!(tool(&cluster, &["pause-operations", "--reason", "zone move"]).0, 0);
@@ -118,6 +132,24 @@ fn the_tool_shows_what_is_and_does_what_it_is_told() {
         events["events"].as_array().unwrap().iter().any(|e| e["kind"] == kind && e["uid"] == json!(uid))
     };
     assert!(asked("node-locked") && asked("paused"), "{events:#}");
+    let audited: Vec<&str> = events["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|e| e["kind"] == "operation-asked" && e["uid"] == json!(uid))
+        .filter_map(|e| e["text"].as_str())
+        .collect();
+    for text in [
+        "lock: debugging",
+        "unlock",
+        "pause-operations: zone move",
+        "resume-operations",
+        "reload",
+        "log-level: ERROR",
+    ] {
+        assert!(audited.contains(&text), "{text} is not in {audited:?}");
+    }
+    assert!(!audited.iter().any(|text| text.contains("rehearsal")), "{audited:?}");
 
     let (code, _, stderr) = tool(&cluster, &["suspend", &busy[0]]);
     assert!(code == 2 && stderr.contains("--yes"), "{stderr}");

@@ -306,7 +306,7 @@ fn on_plugin(arguments: &[&str]) -> Ran {
     ec2fleet(dir, &all)
 }
 
-fn snapshot(name: &str, ran: &Ran) {
+pub fn snapshot(name: &str, ran: &Ran) {
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
         insta::assert_snapshot!(name, ran.seen());
     });
@@ -333,7 +333,6 @@ fn tables() {
         ("unlock", &["unlock", "aws-spot-8"]),
         ("suspend", &["suspend", "aws-spot-[0-3]", "--yes"]),
         ("replace-dry-run", &["replace", "aws-spot-0", "--dry-run"]),
-        ("version", &["version"]),
         ("capacity", &["capacity"]),
         ("fleets", &["fleets"]),
         ("top", &["top", "--count", "2", "--interval", "1"]),
@@ -354,6 +353,7 @@ fn json() {
         ("json-refusal", &["reload", "--json"]),
         ("json-capacity", &["capacity", "--json"]),
         ("json-fleets", &["fleets", "--json"]),
+        ("json-lock", &["lock", "aws-spot-8", "--reason", "kept", "--json"]),
     ] {
         let ran = on_plugin(arguments);
         let value: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
@@ -492,20 +492,25 @@ fn what_is_printed_is_what_the_schema_describes() {
         ("capacity", &["capacity", "--json"]),
         ("fleets", &["fleets", "--json"]),
         ("doctor", &["doctor", "--offline", "--json"]),
+        ("accepted", &["resume", "aws-spot-[0-3]", "--json", "--yes"]),
+        ("done", &["unlock", "aws-spot-8", "--json"]),
+        ("error", &["reload", "--json"]),
+        ("version", &["version", "--json"]),
+        ("validate", &["validate", "--json"]),
     ] {
         let schema: serde_json::Value =
             serde_json::from_str(&on_plugin(&["schema", name]).stdout).expect("a schema");
         let printed: serde_json::Value = serde_json::from_str(&on_plugin(arguments).stdout).expect("JSON");
         describes(&schema, &schema, &printed, name);
     }
-    for name in ["config", "partitions", "cost"] {
+    for name in ["config", "partitions", "cost", "event", "generate-conf", "difference"] {
         let schema: serde_json::Value =
             serde_json::from_str(&on_plugin(&["schema", name]).stdout).expect("a schema");
         assert!(schema["properties"].is_object(), "{name}");
     }
 }
 
-fn describes(root: &serde_json::Value, schema: &serde_json::Value, value: &serde_json::Value, at: &str) {
+pub fn describes(root: &serde_json::Value, schema: &serde_json::Value, value: &serde_json::Value, at: &str) {
     if let Some(reference) = schema["$ref"].as_str() {
         let pointed = root.pointer(reference.trim_start_matches('#')).expect("a definition");
         return describes(root, pointed, value, at);
@@ -570,4 +575,17 @@ fn pages_and_completions_are_made() {
         child.wait()
     });
     assert!(ran.expect("bash runs").success(), "bash understands it");
+}
+
+#[test]
+fn every_schema_is_documented() {
+    let page = include_str!("../../docs/json.md");
+    let help = on_plugin(&["schema", "--help"]).stdout;
+    // `- status:  status --json`, one line for each.
+    let names: Vec<&str> =
+        help.lines().filter_map(|line| line.trim_start().strip_prefix("- ")?.split(':').next()).collect();
+    assert!(names.len() >= 18, "{help}");
+    for name in names {
+        assert!(page.contains(&format!("`{name}`")) || page.contains(&format!("`schema {name}`")), "{name}");
+    }
 }

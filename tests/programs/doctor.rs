@@ -13,12 +13,12 @@ use slurm_ec2_fleet::cloud::catalog::{
 use slurm_ec2_fleet::config::{SlurmFacts, check};
 use slurm_ec2_fleet::core::ec2_api::{CloudError, ErrorClass};
 use slurm_ec2_fleet::core::record::Persisted;
-use slurm_ec2_fleet::core::report::{CloudReport, GroupReport, Mode, Paused, StatusReport};
+use slurm_ec2_fleet::core::report::{CloudReport, GroupReport, LaunchError, Mode, Paused, StatusReport};
 use slurm_ec2_fleet::core::site::Account;
 use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeFlags, SlurmNode};
 use slurm_ec2_fleet::journal::peek::Peeked;
 
-const SLURM_CONF: &str = "ClusterName=demo
+pub const SLURM_CONF: &str = "ClusterName=demo
 SlurmUser=slurm
 StateSaveLocation=/var/spool/slurm
 JobSubmitPlugins=lua,ec2_fleet
@@ -41,10 +41,10 @@ NodeName=aws-sleep-[0-1] CPUs=2 State=CLOUD
 PartitionName=aws Nodes=aws-spot-[0-9],aws-sleep-[0-1]
 ";
 
-const CONFIG: &str =
+pub const CONFIG: &str =
     r#"{"LogLevel":"INFO","LogFileName":"/var/log/slurm/ec2fleet.log","SlurmConf":{"ResumeTimeout":600}}"#;
 
-const PARTITIONS: &str = r#"{"Partitions":[{"PartitionName":"aws","NodeGroups":[
+pub const PARTITIONS: &str = r#"{"Partitions":[{"PartitionName":"aws","NodeGroups":[
     {"NodeGroupName":"spot","MaxNodes":10,"Region":"eu-central-1","SlurmSpecifications":{"CPUs":"2","RealMemory":"3000"},
      "PurchasingOption":"spot","LaunchTemplateSpecification":{"LaunchTemplateName":"compute","Version":"1"},
      "LaunchTemplateOverrides":[{"InstanceType":"c5.large"},{"InstanceType":"c6i.large"}],
@@ -61,7 +61,7 @@ fn facts(text: &str) -> SlurmFacts {
 }
 
 /// A cluster of these three files, healthy in everything else.
-fn cluster(slurm_conf: &str, config: &str, partitions: &str) -> Inputs {
+pub fn cluster(slurm_conf: &str, config: &str, partitions: &str) -> Inputs {
     let facts = facts(slurm_conf);
     let dir = Path::new("/etc/slurm/ec2fleet");
     let config = check(dir, Ok(config.as_bytes().to_vec()), Ok(partitions.as_bytes().to_vec()), &facts);
@@ -323,6 +323,15 @@ const BROKEN_WORLD: &[(&str, &str, Verdict, Change)] = &[
     }),
     ("EC2 cannot be listed", "ec2-listing", Verdict::Error, |i| {
         i.plugin.as_mut().expect("it answers").cloud[0].error = Some("UnauthorizedOperation".into());
+    }),
+    ("a quota", "quotas", Verdict::Warning, |i| {
+        i.plugin.as_mut().expect("it answers").groups[0].last_error = Some(LaunchError {
+            at_unix_ms: 1,
+            code: "MaxSpotInstanceCountExceeded".into(),
+            class: "quota".into(),
+            message: "Max spot instance count exceeded".into(),
+            nodes: 3,
+        });
     }),
     ("a failed node", "failed-nodes", Verdict::Warning, |i| {
         i.nodes.as_mut().expect("loaded")[3].base = NodeBase::Down;

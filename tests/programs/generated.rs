@@ -67,7 +67,7 @@ fn slurmctld_accepts_every_example() {
         let name = dir.file_name().expect("a name").to_string_lossy().into_owned();
         let (loaded, facts) = loaded(&dir);
         let programs = Path::new(env!("CARGO_BIN_EXE_ec2fleet-resume")).parent().expect("a folder");
-        let generated = generate(&loaded, &facts, None, programs);
+        let generated = generate(&loaded, &facts, None, None, programs);
         // The examples name an installed program; here it is the one just built.
         let text = generated
             .slurm_conf
@@ -103,7 +103,7 @@ fn generated(partitions: &str, survey: Option<&Survey>) -> Generated {
     std::fs::write(dir.path().join("config.json"), "{\"SlurmConf\":{}}").expect("written");
     std::fs::write(dir.path().join("partitions.json"), partitions).expect("written");
     let (loaded, facts) = loaded(dir.path());
-    generate(&loaded, &facts, survey, Path::new("/usr/sbin"))
+    generate(&loaded, &facts, survey, None, Path::new("/usr/sbin"))
 }
 
 fn node_line(generated: &Generated) -> &str {

@@ -6,6 +6,7 @@ mod commands;
 mod doctor;
 mod generated;
 mod online;
+mod reports;
 mod run_by_slurm;
 mod scontrol;
 mod socket;

@@ -167,6 +167,11 @@ pub const CHECKS: &[Described] = &[
         "The credentials allow every action that the configuration needs, asked with DryRun. `ec2fleet iam-policy` prints a policy that does.",
     ),
     check(
+        "aws",
+        "quotas",
+        "EC2 refused no launch of late for a quota of the account (vCPUs, Spot instances, addresses, fleets), and the groups with a fleet for each node have together no more than the 1,000 active fleets of a region.",
+    ),
+    check(
         "templates",
         "launch-template",
         "The launch template and its version exist, and say nothing that a fleet cannot use (a Spot market, subnets, network interfaces).",

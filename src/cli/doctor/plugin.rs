@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The plugin, its state directory, and the nodes.
 
+use std::collections::BTreeMap;
+
 use super::{Checks, Inputs, Verdict, shim};
 use crate::core::hostlist;
 use crate::core::report::Mode;
+use crate::core::site::{Account, FleetScope};
 use crate::core::slurm_api::{NodeBase, NodeFlags};
+
+/// Active maintain fleets of an account in a region (EC2 Fleet quotas).
+const ACTIVE_FLEETS: u32 = 1_000;
 
 /// SLURM_VERSION_NUM keeps the release in its lower 24 bits.
 const RELEASE_MASK: u32 = 0x00ff_ffff;
@@ -15,6 +21,39 @@ pub fn judge(inputs: &Inputs, checks: &mut Checks) {
     answering(inputs, wanted, checks);
     failed_nodes(inputs, checks);
     state(inputs, checks);
+    quotas(inputs, checks);
+}
+
+/// EC2 tells no quota of instances but by refusing: the plugin's last refusals, and the limit that is the same everywhere.
+fn quotas(inputs: &Inputs, checks: &mut Checks) {
+    let mut problems: Vec<(Verdict, String, String)> = Vec::new();
+    let mut fleets: BTreeMap<&Account, u32> = BTreeMap::new();
+    for group in inputs.config.iter().flat_map(|loaded| loaded.site.groups()) {
+        *fleets.entry(&group.account).or_default() += match group.scope {
+            FleetScope::Launch => 0,
+            FleetScope::Group => 1,
+            FleetScope::Node => group.max_nodes,
+        };
+    }
+    for (account, count) in fleets.into_iter().filter(|(_, count)| *count > ACTIVE_FLEETS) {
+        problems.push((
+            Verdict::Warning,
+            format!("{account}: up to {count} fleets at once, and EC2 has {ACTIVE_FLEETS} a region"),
+            "Lower MaxNodes of the groups with a fleet for each node, or spread them over regions.".into(),
+        ));
+    }
+    for group in inputs.plugin.iter().flat_map(|report| &report.groups) {
+        if let Some(error) = group.last_error.as_ref().filter(|error| error.class == "quota") {
+            problems.push((
+                Verdict::Warning,
+                format!("{}: EC2 refused {} nodes: {} ({})", group.stem(), error.nodes, error.message, error.code),
+                "Ask AWS for more (Service Quotas, Amazon EC2, in the group's region), or lower MaxNodes to what the \
+                 account may have."
+                    .into(),
+            ));
+        }
+    }
+    checks.unless("quotas", problems, "nothing was refused for a quota");
 }
 
 fn installed(inputs: &Inputs, wanted: bool, checks: &mut Checks) {
@@ -58,7 +97,11 @@ fn installed(inputs: &Inputs, wanted: bool, checks: &mut Checks) {
         Ok(release) => checks.error(
             "shim-release",
             format!("the shim was built for Slurm {built}, and this is Slurm {release}"),
-            "Build it anew with `make shim` and the headers of this release, and install it.",
+            format!(
+                "With slurm.h of {release} in DIR/slurm (its libslurm-dev or slurm-devel): `make shim SLURM_INCLUDE=DIR`, copy \
+                 target/shim/job_submit_ec2_fleet.so to {}, restart slurmctld.",
+                inputs.plugin_dir.display()
+            ),
         ),
     }
 }
