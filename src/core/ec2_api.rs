@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fleet_spec::{LaunchTemplateOverride, LaunchTemplateSpecification, OnDemandOptions, SpotOptions};
 use super::site::Lifecycle;
+use super::tags::Tags;
 
 /// One call to EC2. What takes several API calls (pages, chunks of ids) is still one request here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -319,7 +320,7 @@ pub struct Instance {
     pub reservation_id: String,
     pub ami_launch_index: u32,
     pub launch_unix_ms: u64,
-    pub tags: BTreeMap<String, String>,
+    pub tags: Tags,
     /// `StateReason.Code`, for example `Server.SpotInstanceTermination`.
     pub state_reason: Option<String>,
     pub spot_request_id: Option<String>,

@@ -16,4 +16,5 @@ pub mod resume_file;
 pub mod site;
 pub mod slurm_api;
 pub mod tag;
+pub mod tags;
 pub mod time;

@@ -62,8 +62,8 @@ async fn an_instant_fleet_launches_and_tags_its_instances(world: World) {
         assert!(instance.reservation_id.starts_with("r-"));
         assert!(instance.private_dns.as_ref().is_some_and(|name| name.contains("internal")), "{instance:?}");
         assert!(instance.launch_unix_ms > 1_500_000_000_000, "milliseconds: {}", instance.launch_unix_ms);
-        assert_eq!(instance.tags[CLUSTER_TAG], world.cluster);
-        assert_eq!(instance.tags["Owner"], "hpc & <friends>");
+        assert_eq!(&instance.tags[CLUSTER_TAG], world.cluster);
+        assert_eq!(&instance.tags["Owner"], "hpc & <friends>");
     }
 }
 
@@ -142,9 +142,9 @@ async fn tags_are_added_to_instances(world: World) {
     let request = CloudRequest::CreateTags { ids: launched.clone(), tags: added };
     assert_eq!(world.ok(request).await, CloudReply::Tagged);
     for instance in world.by_ids(&launched).await {
-        assert_eq!(instance.tags["Name"], "aws-node-0");
-        assert_eq!(instance.tags["ec2fleet:nodes"], "aws-node-[0-1]");
-        assert_eq!(instance.tags[CLUSTER_TAG], world.cluster, "the tags of the launch are kept");
+        assert_eq!(&instance.tags["Name"], "aws-node-0");
+        assert_eq!(&instance.tags["ec2fleet:nodes"], "aws-node-[0-1]");
+        assert_eq!(&instance.tags[CLUSTER_TAG], world.cluster, "the tags of the launch are kept");
     }
 }
 

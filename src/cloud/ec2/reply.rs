@@ -113,7 +113,7 @@ pub(super) fn instance(value: sdk::Instance, reservation_id: &str) -> Result<Ins
         reservation_id: reservation_id.to_owned(),
         ami_launch_index: unsigned(value.ami_launch_index),
         launch_unix_ms: unix_ms(value.launch_time),
-        tags: tags(value.tags),
+        tags: tags(value.tags).into(),
         state_reason: value.state_reason.and_then(|reason| reason.code),
         spot_request_id: value.spot_instance_request_id,
     })

@@ -137,7 +137,7 @@ impl Engine {
             bindings.push(Binding {
                 launch: launch
                     .map(str::to_owned)
-                    .or_else(|| instance.tags.get(crate::core::tag::LAUNCH).cloned()),
+                    .or_else(|| instance.tags.get(crate::core::tag::LAUNCH).map(str::to_owned)),
                 hostname: hostname_of(&addr),
                 addr,
                 instance_id: instance.id,

@@ -4,6 +4,7 @@
 use super::{Engine, PowerSource};
 use crate::core::event::Effect;
 use crate::core::fact::FactKind;
+use crate::core::name_map::find_near;
 use crate::core::record::Record;
 use crate::core::slurm_api::{NodeBase, NodeFlags, PowerReading, SlurmNode};
 
@@ -106,9 +107,11 @@ impl Engine {
     pub(super) fn take_slurm_nodes(&mut self, nodes: &[SlurmNode]) {
         let mut seen = Seen::default();
         let mut wrong_addr = Vec::new();
+        let mut near = Place { node: 0, binding: None };
         for slurm in nodes {
             let desire = Desire::of(slurm);
-            let Some(place) = self.set_desire(&slurm.name, desire, &mut seen) else { continue };
+            let Some(place) = self.set_desire_near(&slurm.name, near, desire, &mut seen) else { continue };
+            near = Place { node: place.node + 1, binding: place.binding.map(|at| at + 1) };
             let node = &mut self.nodes[place.node];
             node.base = slurm.base;
             node.flags = slurm.flags;
@@ -132,14 +135,19 @@ impl Engine {
         self.tell_seen(seen);
     }
 
-    /// Nothing happens to a node that the configuration does not know. A node that is as it was costs two look-ups.
-    fn set_desire(&mut self, name: &str, desire: Desire, seen: &mut Seen) -> Option<Place> {
+    fn set_desire(&mut self, name: &str, desire: Desire, seen: &mut Seen) {
+        self.set_desire_near(name, Place { node: 0, binding: None }, desire, seen);
+    }
+
+    /// Nothing happens to a node that the configuration does not know. A node that is as it was costs two look-ups, which
+    /// a good guess makes cheap.
+    fn set_desire_near(&mut self, name: &str, near: Place, desire: Desire, seen: &mut Seen) -> Option<Place> {
         let (stem, _, index) = self.site.place_of(name)?;
-        let binding = self.persisted.bindings.get_index_of(name);
+        let binding = find_near(&self.persisted.bindings, name, near.binding.unwrap_or(0));
         let bound = binding.is_some();
         let locked = self.is_locked(name);
         let now = self.now.mono_ms;
-        let place = match self.nodes.get_index_of(name) {
+        let place = match find_near(&self.nodes, name, near.node) {
             Some(place) => place,
             None => self.nodes.insert_full(name.to_owned(), super::Node::default()).0,
         };
@@ -251,6 +259,7 @@ impl Engine {
 }
 
 /// Where a node and its binding stand in their maps, until one of these changes.
+#[derive(Clone, Copy)]
 struct Place {
     node: usize,
     binding: Option<usize>,

@@ -271,7 +271,7 @@ impl Engine {
             self.fulfilling.iter().map(|(node, fulfil)| (fulfil.fleet_id.as_str(), node.as_str())).collect();
         let mut pairs: BTreeMap<String, Instance> = BTreeMap::new();
         for instance in instances {
-            let Some(node) = instance.tags.get(FLEET_ID).and_then(|fleet| owner.get(fleet.as_str())) else {
+            let Some(node) = instance.tags.get(FLEET_ID).and_then(|fleet| owner.get(fleet)) else {
                 continue;
             };
             let usable = matches!(instance.state, InstanceState::Pending | InstanceState::Running)

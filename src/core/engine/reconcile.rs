@@ -166,7 +166,7 @@ impl Engine {
         let ids: BTreeSet<&str> = self.launches.values().flat_map(Launch::expected).collect();
         let is_ownerless = |instance: &Instance| {
             let expected = ids.contains(instance.id.as_str())
-                || instance.tags.get(tag::LAUNCH).is_some_and(|token| tokens.contains(token.as_str()));
+                || instance.tags.get(tag::LAUNCH).is_some_and(|token| tokens.contains(token));
             let in_fleet =
                 instance.tags.get(super::fleet::FLEET_ID).is_some_and(|id| self.index.is_fleet(id));
             !self.index.is_bound(&instance.id)
@@ -411,7 +411,7 @@ impl<'a> Strangers<'a> {
     /// The node that the instance's own tags name, read as deploy/node/ec2fleet-node reads them.
     fn tagged_node(&mut self, instance: &'a Instance) -> Option<String> {
         let Some(list) = instance.tags.get(tag::NODES) else {
-            return instance.tags.get(tag::NODE).cloned();
+            return instance.tags.get(tag::NODE).map(str::to_owned);
         };
         let names = self
             .expanded

@@ -630,7 +630,9 @@ impl Bench {
         bench.fleet_made(call, "fleet-0");
         let mut instance = bench.instance("i-0", 0, "");
         instance.tags = [(fleet::FLEET_ID.to_owned(), "fleet-0".to_owned())].into();
-        bench.instances[0].tags.extend(instance.tags.clone());
+        bench.instances[0]
+            .tags
+            .extend(instance.tags.iter().map(|(key, value)| (key.to_owned(), value.to_owned())));
         let (call, _) = bench.take("DescribeInstances").expect("the fleet is polled");
         bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(vec![instance])) });
         assert_eq!(bench.bound("p-g-0"), Some("i-0"));

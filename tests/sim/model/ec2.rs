@@ -88,7 +88,7 @@ impl Machine {
             reservation_id: self.reservation.clone(),
             ami_launch_index: self.index,
             launch_unix_ms: self.launched,
-            tags: self.tags_at(at).clone(),
+            tags: self.tags_at(at).clone().into(),
             state_reason: match &self.end {
                 Some((shutting, _, reason)) if *shutting <= at => Some(reason.clone()),
                 _ => None,
@@ -305,9 +305,7 @@ impl Ec2 {
                 continue;
             }
             let instance = machine.shown(at);
-            if instance.tags.get(tag::CLUSTER).map(String::as_str) != Some(cluster)
-                || instance.state.is_ended()
-            {
+            if instance.tags.get(tag::CLUSTER) != Some(cluster) || instance.state.is_ended() {
                 continue;
             }
             if k.strikes(Fault::MissingInstance, 0.01) {
