@@ -191,7 +191,7 @@ impl Ec2 {
             reservation_id: format!("r-{id}"),
             ami_launch_index: 0,
             launch_unix_ms: 0,
-            tags: machine.tags.clone(),
+            tags: machine.tags.clone().into(),
             state_reason: None,
             spot_request_id: None,
         }
