@@ -75,8 +75,8 @@ pub enum Command {
     GenerateConf(GenerateConf),
     /// Print the least IAM policy for this configuration
     IamPolicy(IamPolicy),
-    /// Show the EC2 fleets that hold nodes
-    Fleets,
+    /// Show, delete or take over the EC2 fleets that hold nodes
+    Fleets(Fleets),
     /// Show the capacity pools that are left alone for now, and until when
     Capacity,
     /// Add up instance-hours, estimate what they cost, and what Spot has saved
@@ -131,6 +131,38 @@ pub struct Nodes {
     /// One line for each node, with its instance
     #[arg(short, long)]
     pub wide: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Fleets {
+    #[command(subcommand)]
+    pub action: Option<FleetsAction>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum FleetsAction {
+    /// List the maintain fleets of this cluster
+    List,
+    /// Show one fleet: its targets, nodes and instances
+    Show {
+        #[arg(value_name = "FLEET")]
+        fleet: String,
+    },
+    /// Delete fleets and power their nodes down; a fleet that holds a node with a job is refused
+    Delete {
+        #[arg(value_name = "FLEET", required = true)]
+        fleets: Vec<String>,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+    /// Take over the fleets that aws-plugin-slurm-hibernate noted (`#EC2_FLEET partition group fleet-id`)
+    Import {
+        /// Its slurm.conf.aws
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
 }
 
 #[derive(Clone, Debug, Default, Args)]

@@ -1,53 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! `ec2fleet fleets` and `capacity`.
-
-use std::collections::BTreeSet;
-
-use indexmap::IndexMap;
+//! `ec2fleet capacity`.
 
 use super::context::Context;
 use super::error::{CliError, Exit};
 use super::output::{Output, Style, Table};
+use super::status;
 use super::when::{clock, duration};
-use super::{nodes, status};
-use crate::core::hostlist;
-use crate::core::report::{
-    CapacityReport, FleetReport, FleetsReport, NodeReport, PoolReport, SCHEMA_VERSION,
-};
-
-/// # Errors
-/// When neither the plugin nor Slurm and the journal can be asked.
-pub fn fleets(context: &Context, out: &mut Output) -> Result<Exit, CliError> {
-    let (report, offline) = nodes::report(context, None)?;
-    let mut found: IndexMap<String, Vec<NodeReport>> = IndexMap::new();
-    for node in report.nodes {
-        if let Some(id) = node.fleet_id.clone() {
-            found.entry(id).or_default().push(node);
-        }
-    }
-    let fleets = found.into_iter().map(|(fleet_id, nodes)| FleetReport {
-        fleet_id,
-        group: format!("{}-{}", nodes[0].partition, nodes[0].group),
-        nodes: hostlist::fold(nodes.iter().map(|node| &node.name)),
-        instances: nodes.iter().filter_map(|node| node.instance_id.clone()).collect(),
-        phases: nodes.iter().map(|node| node.phase.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
-    });
-    let report = FleetsReport { schema: SCHEMA_VERSION, fleets: fleets.collect() };
-    if out.json {
-        out.json(&report)?;
-    } else if report.fleets.is_empty() {
-        out.line("No maintain fleet holds a node. Instant fleets are forgotten by EC2 as soon as they have launched.")?;
-    } else {
-        let mut table = Table::new(&["FLEET", "GROUP", "NODELIST", "PHASE", "INSTANCES"]);
-        for fleet in &report.fleets {
-            let instances = fleet.instances.join(",");
-            let phases = fleet.phases.join(",");
-            table.row(Style::Plain, [&fleet.fleet_id, &fleet.group, &fleet.nodes, &phases, &instances]);
-        }
-        out.table(&table)?;
-    }
-    Ok(if offline { Exit::NotRunning } else { Exit::Success })
-}
+use crate::core::report::{CapacityReport, PoolReport, SCHEMA_VERSION};
 
 /// # Errors
 /// When the plugin does not answer: only it knows.

@@ -9,6 +9,7 @@ mod diff;
 pub mod doctor;
 pub mod error;
 mod events;
+mod fleets;
 pub mod generate;
 pub mod iam;
 mod look;
@@ -95,7 +96,7 @@ pub fn run(command: &Command, context: &Context, out: &mut Output) -> Result<Exi
         Command::Doctor(args) => doctor::run(context, args, out),
         Command::GenerateConf(args) => generate::run(context, args, out),
         Command::IamPolicy(args) => iam::run(context, args, out),
-        Command::Fleets => look::fleets(context, out),
+        Command::Fleets(args) => fleets::run(context, args.action.as_ref(), out),
         Command::Capacity => look::capacity(context, out),
         Command::Cost(args) => cost::run(context, args, out),
         Command::Top(args) => top::run(context, args, out),

@@ -35,7 +35,7 @@ pub fn run(context: &Context, op: Operation, confirm: &Confirm, out: &mut Output
                 print_plan(&plan, out)?;
             }
         }
-        if !agreed(&op, out)? {
+        if !agreed(op.name(), nodes_of(&op), out)? {
             return Err(CliError::new(ErrorKind::Conflict, "Nothing was done."));
         }
     }
@@ -64,17 +64,22 @@ fn needs_confirmation(op: &Operation) -> bool {
             | Operation::Gc
             | Operation::Reset { .. }
             | Operation::Replace { .. }
+            | Operation::DeleteFleets { .. }
     )
 }
 
-fn agreed(op: &Operation, out: &mut Output) -> Result<bool, CliError> {
+/// Whether the administrator wants it done.
+///
+/// # Errors
+/// When there is nobody to be asked.
+pub fn agreed(name: &str, nodes: Option<&str>, out: &mut Output) -> Result<bool, CliError> {
     if !io::stdin().is_terminal() || !out.terminal {
-        return Err(CliError::new(ErrorKind::Usage, format!("{} wants to be confirmed.", op.name()))
+        return Err(CliError::new(ErrorKind::Usage, format!("{name} wants to be confirmed."))
             .hint("Add --yes, or --dry-run to see what would be done."));
     }
-    let question = match nodes_of(op) {
-        Some(nodes) => format!("{} {nodes}? [y/N] ", op.name()),
-        None => format!("{}? [y/N] ", op.name()),
+    let question = match nodes {
+        Some(nodes) => format!("{name} {nodes}? [y/N] "),
+        None => format!("{name}? [y/N] "),
     };
     out.flush()?;
     let mut stdout = io::stderr();
@@ -85,16 +90,18 @@ fn agreed(op: &Operation, out: &mut Output) -> Result<bool, CliError> {
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
+/// # Errors
+/// When nobody reads.
+pub fn show_plan(plan: &PlanReport, out: &mut Output) -> Result<(), CliError> {
+    if out.json { out.json(plan) } else { print_plan(plan, out) }
+}
+
 fn show(reply: Reply, out: &mut Output) -> Result<Exit, CliError> {
     let all_refused =
         |plan: &PlanReport| plan.actions.is_empty() && !plan.refused.is_empty() && !plan.dry_run;
     match reply {
         Reply::Plan(plan) => {
-            if out.json {
-                out.json(&plan)?;
-            } else {
-                print_plan(&plan, out)?;
-            }
+            show_plan(&plan, out)?;
             Ok(if all_refused(&plan) { Exit::Failed } else { Exit::Success })
         }
         Reply::Accepted { nodes, count } => {

@@ -63,6 +63,36 @@ impl fmt::Display for Problem {
     }
 }
 
+/// A fleet that aws-plugin-slurm-hibernate noted in its slurm.conf.aws.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotedFleet {
+    pub partition: String,
+    pub group: String,
+    pub fleet_id: String,
+}
+
+/// The lines `#EC2_FLEET <partition> <group> <fleet id>` of a slurm.conf.aws, each fleet once.
+#[must_use]
+pub fn noted_fleets(text: &str) -> Vec<NotedFleet> {
+    let mut found: Vec<NotedFleet> = Vec::new();
+    for line in text.lines() {
+        let Some(rest) = line.trim_start().strip_prefix("#EC2_FLEET") else { continue };
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        if let [partition, group, fleet_id] = words[..]
+            && rest.starts_with(char::is_whitespace)
+            && fleet_id.starts_with("fleet-")
+            && !found.iter().any(|known| known.fleet_id == fleet_id)
+        {
+            found.push(NotedFleet {
+                partition: partition.into(),
+                group: group.into(),
+                fleet_id: fleet_id.into(),
+            });
+        }
+    }
+    found
+}
+
 /// The contents of slurm.conf and the files that it includes.
 ///
 /// [`SlurmFacts::default`] stands for a slurm.conf that was not read: no parameter is known then, and the

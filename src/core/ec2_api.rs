@@ -43,6 +43,9 @@ pub enum CloudRequest {
         on_demand_target: u32,
         /// `ExcessCapacityTerminationPolicy`: `termination` if true, else `no-termination`.
         terminate_excess: bool,
+        /// `LaunchTemplateConfigs`: what new instances are made from; `None` leaves it as it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        template: Option<Box<FleetTemplate>>,
     },
     DeleteFleets {
         ids: Vec<String>,
@@ -237,6 +240,14 @@ pub struct CreateCapacityReservation {
     /// EC2 cancels it by itself after this: milliseconds since 1970.
     pub end_unix_ms: u64,
     pub tags: BTreeMap<String, String>,
+}
+
+/// `FleetLaunchTemplateConfigRequest`: what a fleet makes instances from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FleetTemplate {
+    pub launch_template: LaunchTemplateSpecification,
+    /// Already multiplied by the subnets; at most 300.
+    pub overrides: Vec<LaunchTemplateOverride>,
 }
 
 /// The answer to a [`CloudRequest`].

@@ -56,6 +56,10 @@ pub enum Event {
     ResetRequested {
         nodes: Vec<String>,
     },
+    /// An administrator wants these fleets deleted; those that hold a node with a job are left alone.
+    DeleteFleetsRequested {
+        fleet_ids: Vec<String>,
+    },
     /// A deadline has passed.
     Tick,
 }

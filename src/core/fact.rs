@@ -77,6 +77,8 @@ pub enum FactKind {
     Passive,
     QueueOverflow,
     FleetDeleted,
+    /// A node group has another fleet from now on.
+    FleetReplaced,
     /// EC2 put a Spot instance to sleep; its job waits.
     NodeAsleep,
     NodeAwake,

@@ -40,7 +40,8 @@ pub enum Record {
     Pause { paused: bool },
     /// A fleet now belongs to this node (`FleetScope::Node`).
     FleetOf { node: String, fleet: NodeFleet },
-    /// The fleet of a node group (`FleetScope::Group`), or that it is gone.
+    /// The fleet of a node group (`FleetScope::Group`), or that it is gone. A fleet that takes no new nodes and
+    /// is kept for those it has is under `<stem>@<fleet id>`.
     GroupFleet { stem: String, fleet: Option<GroupFleet> },
     /// The fleets were deleted.
     FleetsGone { fleet_ids: Vec<String> },
@@ -69,6 +70,14 @@ pub struct GroupFleet {
     pub spot_target: u32,
     pub on_demand_target: u32,
     pub launch: String,
+    /// Digests of what it was made from: what ModifyFleet can change, and what only another fleet can have.
+    #[serde(default)]
+    pub template: String,
+    #[serde(default)]
+    pub options: String,
+    /// Sleeping instances beside which EC2 launched replacements: the target is lower by them while they sleep.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub uncounted: BTreeSet<String>,
 }
 
 /// A call to EC2 that changes something, with its full parameters and its client token.
@@ -131,6 +140,9 @@ pub struct Binding {
     pub tags: TagLevel,
     #[serde(default)]
     pub told: bool,
+    /// The maintain fleet that holds the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<String>,
 }
 
 /// The fold of all records.
@@ -206,7 +218,9 @@ impl Persisted {
                     self.leaving.remove(&binding.instance_id);
                     match self.bindings.insert(binding.node.clone(), binding.clone()) {
                         // The same instance with another address.
-                        Some(before) if before.instance_id == binding.instance_id => {}
+                        Some(before)
+                            if before.instance_id == binding.instance_id && before.fleet == binding.fleet => {
+                        }
                         before => {
                             if let Some(before) = before {
                                 changes.unbound(&before);

@@ -429,6 +429,18 @@ pub struct FleetReport {
     pub instances: Vec<String>,
     /// Phases of its nodes, each once.
     pub phases: Vec<String>,
+    #[serde(default)]
+    pub scope: FleetScope,
+    #[serde(default)]
+    pub region: String,
+    /// Target capacity as EC2 last accepted it; absent where a fleet holds one node, or nothing is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spot_target: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_demand_target: Option<u32>,
+    /// It goes with its last node: its group has another fleet, or is no longer configured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub takes_no_nodes: bool,
 }
 
 /// The capacity pools that are not asked now.

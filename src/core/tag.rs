@@ -22,6 +22,8 @@ pub const NODE: &str = "ec2fleet:node";
 pub const RELOCATION: &str = "ec2fleet:relocation";
 pub const LEFT_OVER: &str = "left-over";
 pub const MOVED: &str = "done";
+/// Digest of what a node group's fleet was made from.
+pub const FORM: &str = "ec2fleet:form";
 pub const NAME: &str = "Name";
 
 /// Longest tag value that EC2 takes, in characters (EC2 user guide, "Tag restrictions").

@@ -291,6 +291,7 @@ mod tests {
             bound_unix_ms: since,
             tags: TagLevel::Birth,
             told: false,
+            fleet: None,
         }
     }
 

@@ -13,8 +13,8 @@ use crate::core::event::{Event, ResumeJob};
 use crate::core::fact::{Fact, FactKind};
 use crate::core::hostlist;
 use crate::core::report::{
-    EventsReport, ExplainReport, GroupReport, JournalReport, Mode, NodesReport, Paused, PlanReport,
-    PlannedAction, QueueReport, SCHEMA_VERSION, SlurmReport, StatusReport,
+    EventsReport, ExplainReport, FleetsReport, GroupReport, JournalReport, Mode, NodesReport, Paused,
+    PlanReport, PlannedAction, QueueReport, SCHEMA_VERSION, SlurmReport, StatusReport,
 };
 use crate::core::site::Site;
 use crate::journal::storage::Storage;
@@ -94,6 +94,7 @@ fn audit(op: &Operation, unix_ms: u64) -> Option<Fact> {
     if op.is_read_only() {
         return None;
     }
+    let fleets;
     let (nodes, why) = match op {
         Operation::Lock { nodes, reason } => (nodes.as_str(), reason.as_str()),
         Operation::Resume { nodes, .. }
@@ -104,6 +105,10 @@ fn audit(op: &Operation, unix_ms: u64) -> Option<Fact> {
         | Operation::Replace { nodes } => (nodes.as_str(), ""),
         Operation::PauseOperations { reason } => ("", reason.as_str()),
         Operation::LogLevel { level } => ("", level.as_str()),
+        Operation::DeleteFleets { fleet_ids } => {
+            fleets = fleet_ids.join(" ");
+            ("", fleets.as_str())
+        }
         _ => ("", ""),
     };
     let text = if why.is_empty() { op.name().to_owned() } else { format!("{}: {why}", op.name()) };
@@ -164,6 +169,11 @@ impl<S: Storage> Answerer<'_, S> {
                 done("launches and terminations would be stopped")
             }
             Operation::ResumeOperations if self.dry_run => done("operations would be resumed"),
+            Operation::Fleets => {
+                let fleets = self.active.driver.engine.fleet_reports();
+                Response::ok(Reply::Fleets(FleetsReport { schema: SCHEMA_VERSION, fleets }))
+            }
+            Operation::DeleteFleets { fleet_ids } => self.delete_fleets(&fleet_ids, &mut held),
             Operation::PauseOperations { reason } => {
                 self.identity.paused =
                     Some(Paused { since_unix_ms: self.active.clock.now().unix_ms, uid: self.uid, reason });
@@ -279,6 +289,35 @@ impl<S: Storage> Answerer<'_, S> {
             actions,
             refused: Vec::new(),
         }))
+    }
+
+    fn delete_fleets(&mut self, fleet_ids: &[String], held: &mut bool) -> Response {
+        let engine = &self.active.driver.engine;
+        let known = engine.fleet_reports();
+        let mut plan = PlanReport { schema: SCHEMA_VERSION, dry_run: self.dry_run, ..PlanReport::default() };
+        for id in fleet_ids {
+            let planned =
+                |why: String| PlannedAction { action: "delete-fleet".into(), subject: id.clone(), why };
+            let Some(fleet) = known.iter().find(|fleet| fleet.fleet_id == *id) else {
+                plan.refused.push(planned("no maintain fleet of this cluster".into()));
+                continue;
+            };
+            let busy = engine.busy_nodes_of_fleet(id);
+            if !busy.is_empty() {
+                let why =
+                    format!("{} run jobs or are waking or locked: drain them first", hostlist::fold(&busy));
+                plan.refused.push(planned(why));
+            } else if fleet.nodes.is_empty() {
+                plan.actions.push(planned("it holds no node".into()));
+            } else {
+                plan.actions.push(planned(format!("{} are powered down with it", fleet.nodes)));
+            }
+        }
+        if !self.dry_run && !plan.actions.is_empty() {
+            let fleet_ids = plan.actions.iter().map(|action| action.subject.clone()).collect();
+            *held = self.active.give(Event::DeleteFleetsRequested { fleet_ids }, Some(self.uid));
+        }
+        Response::ok(Reply::Plan(plan))
     }
 
     fn reload(&mut self, held: &mut bool) -> Response {

@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::report::{EventsReport, ExplainReport, NodesReport, PlanReport, StatusReport};
+use crate::core::report::{EventsReport, ExplainReport, FleetsReport, NodesReport, PlanReport, StatusReport};
 use crate::core::resume_file::ResumeFile;
 
 /// Version of the protocol, `v` in every line.
@@ -95,6 +95,12 @@ pub enum Operation {
     Replace {
         nodes: String,
     },
+    /// The maintain fleets of this cluster.
+    Fleets,
+    /// Delete fleets by their ids; one that holds a node with a job is refused.
+    DeleteFleets {
+        fleet_ids: Vec<String>,
+    },
     PauseOperations {
         reason: String,
     },
@@ -123,6 +129,8 @@ impl Operation {
             Self::Unlock { .. } => "unlock",
             Self::Reset { .. } => "reset",
             Self::Replace { .. } => "replace",
+            Self::Fleets => "fleets",
+            Self::DeleteFleets { .. } => "delete-fleets",
             Self::PauseOperations { .. } => "pause-operations",
             Self::ResumeOperations => "resume-operations",
             Self::Panic => "panic",
@@ -134,7 +142,12 @@ impl Operation {
     pub fn is_read_only(&self) -> bool {
         matches!(
             self,
-            Self::Ping | Self::Status | Self::Nodes { .. } | Self::Events { .. } | Self::Explain { .. }
+            Self::Ping
+                | Self::Status
+                | Self::Nodes { .. }
+                | Self::Events { .. }
+                | Self::Explain { .. }
+                | Self::Fleets
         )
     }
 }
@@ -208,6 +221,7 @@ pub enum Reply {
     Events(EventsReport),
     Explain(Box<ExplainReport>),
     Plan(PlanReport),
+    Fleets(FleetsReport),
     Done {
         message: String,
     },

@@ -237,6 +237,7 @@ async fn a_maintain_fleet_is_modified_deleted_and_remembered() {
         spot_target: target,
         on_demand_target: 0,
         terminate_excess: false,
+        template: None,
     };
     assert_eq!(world.ok(target(3)).await, CloudReply::Modified);
     settle();

@@ -273,6 +273,7 @@ async fn modifying_a_fleet_says_what_becomes_of_the_excess() {
             spot_target: 3,
             on_demand_target: 2,
             terminate_excess,
+            template: None,
         };
         let (reply, sent) =
             sent(request, "<ModifyFleetResponse><return>true</return></ModifyFleetResponse>").await;

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use slurm_ec2_fleet::config::SlurmFacts;
+use slurm_ec2_fleet::config::slurm_conf::noted_fleets;
 
 use crate::accepted::slurm;
 
@@ -33,6 +34,19 @@ fn keys_ignore_case_and_comments_and_continuations_are_followed() {
     assert_eq!(facts.get("MailProg"), Some("/bin/a#b"));
     assert_eq!(facts.get("Epilog"), Some("/a b/c"));
     assert_eq!(facts.setting("Epilog").unwrap().line, 7, "of the file, not of the joined lines");
+}
+
+#[test]
+fn fleets_that_another_plugin_noted_are_found() {
+    let text = "# made by hand\n#EC2_FLEET aws spot fleet-11111111-2222-3333-4444-555555555555\n\
+        NodeName=aws-spot-[0-9] CPUs=4\n  #EC2_FLEET\taws  od   fleet-2\n#EC2_FLEETS aws x fleet-3\n\
+        #EC2_FLEET aws spot\n#EC2_FLEET aws again fleet-2\n#EC2_FLEET aws spot not-an-id\n";
+    let found = noted_fleets(text);
+    let fleets: Vec<_> = found.iter().map(|f| (&*f.partition, &*f.group, &*f.fleet_id)).collect();
+    assert_eq!(
+        fleets,
+        [("aws", "spot", "fleet-11111111-2222-3333-4444-555555555555"), ("aws", "od", "fleet-2")]
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod crash;
 mod flow;
+mod group_fleet;
 mod ha;
 mod hibernation;
 mod releases;

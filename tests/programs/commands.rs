@@ -82,6 +82,20 @@ fn answer(op: &Operation, dry_run: bool) -> Response {
             );
         }
         Operation::Gc | Operation::Replace { .. } => Reply::Plan(plan(dry_run)),
+        Operation::Fleets => Reply::Fleets(fleets()),
+        Operation::DeleteFleets { fleet_ids } => {
+            let delete = |id: &String| PlannedAction {
+                action: "delete-fleet".into(),
+                subject: id.clone(),
+                why: "it holds no node".into(),
+            };
+            Reply::Plan(PlanReport {
+                schema: SCHEMA_VERSION,
+                dry_run,
+                actions: fleet_ids.iter().map(delete).collect(),
+                refused: Vec::new(),
+            })
+        }
         Operation::Reset { .. } => {
             Reply::Plan(PlanReport { schema: SCHEMA_VERSION, dry_run, ..PlanReport::default() })
         }
@@ -99,6 +113,32 @@ fn answer(op: &Operation, dry_run: bool) -> Response {
         }
         other => Reply::Done { message: format!("{} done", other.name()) },
     })
+}
+
+fn fleets() -> FleetsReport {
+    let of_group = FleetReport {
+        fleet_id: "fleet-1".into(),
+        group: "aws-spot".into(),
+        nodes: "aws-spot-[0-2]".into(),
+        instances: vec!["i-0".into(), "i-1".into(), "i-2".into()],
+        phases: vec!["asleep".into(), "busy".into()],
+        scope: FleetScope::Group,
+        region: "eu-central-1".into(),
+        spot_target: Some(2),
+        on_demand_target: Some(1),
+        takes_no_nodes: true,
+    };
+    let of_node = FleetReport {
+        fleet_id: "fleet-2".into(),
+        group: "gpu-a".into(),
+        nodes: "gpu-a-0".into(),
+        instances: vec!["i-3".into()],
+        phases: vec!["booting".into()],
+        scope: FleetScope::Node,
+        region: "eu-central-1".into(),
+        ..FleetReport::default()
+    };
+    FleetsReport { schema: SCHEMA_VERSION, fleets: vec![of_group, of_node] }
 }
 
 fn status() -> StatusReport {
@@ -335,6 +375,8 @@ fn tables() {
         ("replace-dry-run", &["replace", "aws-spot-0", "--dry-run"]),
         ("capacity", &["capacity"]),
         ("fleets", &["fleets"]),
+        ("fleets-show", &["fleets", "show", "fleet-1"]),
+        ("fleets-delete", &["fleets", "delete", "fleet-1", "fleet-2", "--dry-run"]),
         ("top", &["top", "--count", "2", "--interval", "1"]),
     ] {
         snapshot(name, &on_plugin(arguments));
@@ -415,6 +457,8 @@ fn errors_have_a_kind_an_exit_code_and_a_hint() {
         (&["suspend", ","], 2, "No node is named"),
         (&["suspend", "aws-spot-1"], 2, "wants to be confirmed"),
         (&["gc"], 2, "wants to be confirmed"),
+        (&["fleets", "delete", "fleet-1"], 2, "wants to be confirmed"),
+        (&["fleets", "show", "fleet-9"], 1, "no maintain fleet of this cluster"),
         (&["lock", "aws-spot-1"], 2, "--reason"),
         (&["log-level", "chatty"], 2, "invalid value 'chatty'"),
         (&["events", "--since", "tomorrow"], 2, "is no time"),

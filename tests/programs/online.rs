@@ -7,8 +7,10 @@ use std::process::{Command, Stdio};
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_ec2::types::{
-    InstanceType, LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateInstanceMetadataTagsState,
-    RequestLaunchTemplateData,
+    DefaultTargetCapacityType, FleetLaunchTemplateConfigRequest, FleetLaunchTemplateOverridesRequest,
+    FleetLaunchTemplateSpecificationRequest, FleetType, InstanceType,
+    LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateInstanceMetadataTagsState,
+    RequestLaunchTemplateData, TargetCapacitySpecificationRequest,
 };
 use serde_json::Value;
 use slurm_ec2_fleet::cli::doctor::{DoctorReport, Verdict};
@@ -35,12 +37,7 @@ impl World {
         let emulator = runtime
             .block_on(Emulator::start(Options { scenario, ..Options::default() }))
             .expect("the emulator starts");
-        let config = aws_sdk_ec2::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("eu-central-1"))
-            .endpoint_url(emulator.url())
-            .credentials_provider(Credentials::new("AKIAEXAMPLE", "secret", None, None, "test"))
-            .build();
+        let world = Self { runtime, emulator };
         let metadata = LaunchTemplateInstanceMetadataOptionsRequest::builder()
             .instance_metadata_tags(LaunchTemplateInstanceMetadataTagsState::Enabled)
             .build();
@@ -49,16 +46,51 @@ impl World {
             .instance_type(InstanceType::C5Large)
             .metadata_options(metadata)
             .build();
-        runtime
+        world
+            .runtime
             .block_on(
-                Client::from_conf(config)
+                world
+                    .client()
                     .create_launch_template()
                     .launch_template_name("compute")
                     .launch_template_data(data)
                     .send(),
             )
             .expect("a launch template");
-        Self { runtime, emulator }
+        world
+    }
+
+    fn client(&self) -> Client {
+        let config = aws_sdk_ec2::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-central-1"))
+            .endpoint_url(self.emulator.url())
+            .credentials_provider(Credentials::new("AKIAEXAMPLE", "secret", None, None, "test"))
+            .build();
+        Client::from_conf(config)
+    }
+
+    /// A maintain fleet with two instances, as another plugin has made it.
+    fn foreign_fleet(&self) -> String {
+        let template = FleetLaunchTemplateSpecificationRequest::builder()
+            .launch_template_name("compute")
+            .version("1")
+            .build();
+        let over = FleetLaunchTemplateOverridesRequest::builder()
+            .instance_type(InstanceType::C5Large)
+            .subnet_id("subnet-aaaaaaaa")
+            .build();
+        let configs = FleetLaunchTemplateConfigRequest::builder()
+            .launch_template_specification(template)
+            .overrides(over)
+            .build();
+        let target = TargetCapacitySpecificationRequest::builder()
+            .total_target_capacity(2)
+            .default_target_capacity_type(DefaultTargetCapacityType::Spot)
+            .build();
+        let made = self.client().create_fleet().r#type(FleetType::Maintain).launch_template_configs(configs);
+        let made = self.runtime.block_on(made.target_capacity_specification(target).send());
+        made.expect("a fleet").fleet_id.expect("its id")
     }
 
     fn site(&self, dir: &Path) {
@@ -222,6 +254,57 @@ fn spot_prices_are_added_up() {
     assert_eq!(ran.code, 0, "{}", ran.seen());
     assert!((report.total.usd_per_hour - priced).abs() < 1e-9, "{report:?}");
     assert!(report.notes.iter().any(|note| note.contains("did not tell the Spot prices")), "{report:?}");
+}
+
+#[test]
+fn fleets_that_another_plugin_noted_get_the_tags_by_which_they_are_found() {
+    let world = World::start(scenario());
+    let dir = in_a_folder();
+    world.site(dir.path());
+    let fleet = world.foreign_fleet();
+    wait_for("its instances", || world.instances("running") == 2);
+    let noted = dir.path().join("slurm.conf.aws");
+    let lines = format!(
+        "#EC2_FLEET aws spot {fleet}\n#EC2_FLEET aws gone fleet-00000000-0000-0000-0000-000000000000\nNodeName=x\n"
+    );
+    std::fs::write(&noted, lines).expect("written");
+    let noted = noted.display().to_string();
+    let tagged = || {
+        let shown = world.runtime.block_on(world.client().describe_fleets().fleet_ids(&fleet).send());
+        let fleets = shown.expect("the fleet").fleets.unwrap_or_default();
+        let fleet_tags = fleets[0].tags.clone().unwrap_or_default();
+        let ours = world.emulator.instances();
+        let instances = ours.iter().filter(|i| i["tags"]["ec2fleet:cluster"] == "demo").count();
+        let keys: Vec<String> = fleet_tags.iter().filter_map(|tag| tag.key().map(str::to_owned)).collect();
+        (keys, instances)
+    };
+
+    // A group that launches by instant fleets keeps none.
+    let ran = ec2fleet(dir.path(), &["fleets", "import", &noted, "--yes"]);
+    assert_eq!(ran.code, 1, "{}", ran.seen());
+    assert!(ran.stdout.contains("FleetScope of aws-spot is not group"), "{}", ran.seen());
+
+    let partitions = dir.path().join("partitions.json");
+    let text = std::fs::read_to_string(&partitions).expect("readable");
+    let text = text.replace("\"PurchasingOption\"", "\"FleetScope\":\"group\",\"PurchasingOption\"");
+    std::fs::write(&partitions, text).expect("written");
+    let ran = ec2fleet(dir.path(), &["fleets", "import", &noted, "--dry-run"]);
+    assert_eq!(ran.code, 0, "{}", ran.seen());
+    assert!(
+        ran.stdout.contains("with 2 instances") && ran.stdout.contains("aws-gone is not"),
+        "{}",
+        ran.seen()
+    );
+    assert_eq!(tagged(), (Vec::new(), 0), "a dry run changes nothing");
+    let ran = ec2fleet(dir.path(), &["fleets", "import", &noted]);
+    assert_eq!((ran.code, tagged().1), (2, 0), "nobody agreed: {}", ran.seen());
+    let ran = ec2fleet(dir.path(), &["fleets", "import", &noted, "--yes"]);
+    assert_eq!(ran.code, 0, "{}", ran.seen());
+    let (keys, instances) = tagged();
+    assert_eq!(instances, 2);
+    for key in ["ec2fleet:cluster", "ec2fleet:partition", "ec2fleet:group"] {
+        assert!(keys.iter().any(|known| known == key), "{keys:?}");
+    }
 }
 
 /// No plugin anywhere: ec2fleet-resume launches, tells slurmctld the addresses and returns; ec2fleet-suspend ends it.

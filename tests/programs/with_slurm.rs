@@ -42,6 +42,7 @@ fn binding(node: &str, id: &str) -> Binding {
         bound_unix_ms: 0,
         tags: TagLevel::Birth,
         told: true,
+        fleet: None,
     }
 }
 

@@ -56,13 +56,23 @@ pub(super) async fn run(client: Client, options: &Ec2Options, request: CloudRequ
         CloudRequest::CreateTags { ids, tags } => {
             create_tags(&client, ids, &tags).await.map(|()| CloudReply::Tagged)
         }
-        CloudRequest::ModifyFleet { fleet_id, target, spot_target, on_demand_target, terminate_excess } => {
+        CloudRequest::ModifyFleet {
+            fleet_id,
+            target,
+            spot_target,
+            on_demand_target,
+            terminate_excess,
+            template,
+        } => {
+            let template = template.map(|new| request::template_config(&new.launch_template, &new.overrides));
             let target = sdk::TargetCapacitySpecificationRequest::builder()
                 .total_target_capacity(request::count(target))
                 .spot_target_capacity(request::count(spot_target))
                 .on_demand_target_capacity(request::count(on_demand_target))
                 .build();
-            modify_fleet(&client, fleet_id, target, terminate_excess).await.map(|()| CloudReply::Modified)
+            modify_fleet(&client, fleet_id, target, terminate_excess, template)
+                .await
+                .map(|()| CloudReply::Modified)
         }
         CloudRequest::DeleteFleets { ids, terminate_instances } => {
             delete_fleets(&client, ids, terminate_instances).await
@@ -110,7 +120,7 @@ async fn create_fleet(
         .client_token(&fleet.client_token)
         .r#type(request::fleet_type(fleet.fleet_type))
         .target_capacity_specification(request::target(&fleet))
-        .launch_template_configs(request::template_config(&fleet))
+        .launch_template_configs(request::template_config(&fleet.launch_template, &fleet.overrides))
         .set_on_demand_options(request::on_demand_options(&fleet))
         .set_spot_options(request::spot_options(&fleet))
         .set_tag_specifications(request::tag_specifications(&fleet))
@@ -233,6 +243,7 @@ async fn modify_fleet(
     fleet_id: String,
     target: sdk::TargetCapacitySpecificationRequest,
     terminate_excess: bool,
+    template: Option<sdk::FleetLaunchTemplateConfigRequest>,
 ) -> Result<(), CloudError> {
     let policy = if terminate_excess {
         sdk::FleetExcessCapacityTerminationPolicy::Termination
@@ -244,6 +255,7 @@ async fn modify_fleet(
         .fleet_id(fleet_id)
         .target_capacity_specification(target)
         .excess_capacity_termination_policy(policy)
+        .set_launch_template_configs(template.map(|template| vec![template]))
         .send()
         .await
         .map_err(failure::convert)?;

@@ -35,10 +35,13 @@ pub(super) fn count(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
 
-pub(super) fn template_config(request: &CreateFleet) -> sdk::FleetLaunchTemplateConfigRequest {
+pub(super) fn template_config(
+    launch_template: &LaunchTemplateSpecification,
+    overrides: &[LaunchTemplateOverride],
+) -> sdk::FleetLaunchTemplateConfigRequest {
     sdk::FleetLaunchTemplateConfigRequest::builder()
-        .launch_template_specification(template_specification(&request.launch_template))
-        .set_overrides(not_empty(request.overrides.iter().map(template_override).collect()))
+        .launch_template_specification(template_specification(launch_template))
+        .set_overrides(not_empty(overrides.iter().map(template_override).collect()))
         .build()
 }
 

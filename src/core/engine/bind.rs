@@ -150,6 +150,7 @@ impl Engine {
                 bound_unix_ms: self.now.unix_ms,
                 tags: TagLevel::Birth,
                 told,
+                fleet: instance.tags.get(super::fleet::FLEET_ID).map(str::to_owned),
                 node,
             });
         }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What Slurm wants of each node.
 
+use std::collections::BTreeSet;
+
 use super::{Engine, PowerSource};
 use crate::core::event::Effect;
 use crate::core::fact::FactKind;
@@ -133,6 +135,47 @@ impl Engine {
             self.tell.want(name);
         }
         self.tell_seen(seen);
+        self.leave_unconfigured(nodes);
+    }
+
+    /// Nodes of groups that are no longer configured: what stands behind them goes once Slurm has them powered down,
+    /// or does not have them at all.
+    fn leave_unconfigured(&mut self, nodes: &[SlurmNode]) {
+        let state = &self.persisted;
+        let left: BTreeSet<String> = (state.bindings.keys().chain(state.fleets.keys()))
+            .filter(|node| self.site.locate(node).is_none() && !self.is_locked(node))
+            .cloned()
+            .collect();
+        self.unconfigured.retain(|node, _| left.contains(node));
+        if left.is_empty() {
+            return;
+        }
+        let up: BTreeSet<&str> = nodes
+            .iter()
+            .filter(|node| left.contains(&node.name) && Desire::of(node) != Desire::Down)
+            .map(|node| node.name.as_str())
+            .collect();
+        let grace = u64::from(self.site.settings.orphan_grace_s) * 1000;
+        let mut down = Vec::new();
+        for node in left {
+            if up.contains(node.as_str()) {
+                self.unconfigured.remove(&node);
+                continue;
+            }
+            let since = *self.unconfigured.entry(node.clone()).or_insert(self.now.mono_ms);
+            if self.now.since(since) >= grace {
+                down.push(node);
+            }
+        }
+        if down.is_empty() {
+            return;
+        }
+        let text = format!("{} nodes are down and no longer configured", down.len());
+        self.fact(self.new_fact(FactKind::PowerDownSeen, text).nodes(&down));
+        for node in &down {
+            self.end_fleet_of(node);
+        }
+        self.unbind(&down, "no longer configured");
     }
 
     fn set_desire(&mut self, name: &str, desire: Desire, seen: &mut Seen) {
@@ -238,9 +281,9 @@ impl Engine {
             if self.relocates_from(&binding.instance_id) {
                 // Ended when the move has put everything back, or already ended by it.
                 others.push(name.clone());
-            } else if self.lower_for(name, &binding.instance_id) {
-                // Ended when the fleet's target is lowered.
-                others.push(name.clone());
+            } else if self.lower_for(&binding) {
+                // Ended when the fleet's target is lowered, by whoever is alive then.
+                terminated.push(name.clone());
             } else if self.persisted.fleets.contains_key(name) {
                 // The fleet takes its instance with it.
                 self.ended.insert(binding.instance_id, self.now.mono_ms);

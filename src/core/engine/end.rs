@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::Engine;
 use super::outbox::Purpose;
+use super::reconcile::Strangers;
 use super::watched::Agenda;
 use crate::core::ec2_api::{CloudRequest, CloudResult};
 use crate::core::fact::FactKind;
@@ -147,16 +148,18 @@ impl Engine {
     }
 
     /// What an earlier process was about to end, and no node has claimed since.
-    pub(super) fn end_leaving(&mut self, account: &Account) {
+    pub(super) fn end_leaving(&mut self, account: &Account, strangers: &Strangers<'_>) {
         let leaving: Vec<String> = self
             .persisted
             .leaving
             .iter()
-            .filter(|(id, owner)| *owner == account && !self.is_ending(id))
+            .filter(|(id, owner)| *owner == account && !self.is_ending(id) && !self.is_lowering(id))
             .map(|(id, _)| id.clone())
             .collect();
         for id in leaving {
-            self.end_instance(account, id);
+            if !strangers.by_id.get(id.as_str()).is_some_and(|instance| self.lower_leaving(instance)) {
+                self.end_instance(account, id);
+            }
         }
     }
 

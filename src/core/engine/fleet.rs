@@ -419,9 +419,9 @@ impl Engine {
     }
 
     /// Fleets with our tag that the journal does not know, and fleets of nodes that are down.
-    pub(super) fn take_fleets(&mut self, account: &Account, result: CloudResult) {
+    pub(super) fn take_fleets(&mut self, account: &Account, started: u64, result: CloudResult) {
         let Ok(CloudReply::Fleets(fleets)) = result else { return };
-        self.take_group_fleets(account, &fleets);
+        self.take_group_fleets(account, started, &fleets);
         let grace = u64::from(self.site.settings.orphan_grace_s) * 1000;
         let expected: BTreeSet<String> = self.launches.values().map(|launch| launch.token.clone()).collect();
         let mut strangers = BTreeSet::new();
@@ -449,7 +449,7 @@ impl Engine {
         self.fleet_orphans.retain(|id, _| strangers.contains(id));
     }
 
-    fn is_fleet_ending(&self, id: &str) -> bool {
+    pub(super) fn is_fleet_ending(&self, id: &str) -> bool {
         self.fleet_ends.values().any(|ends| ends.ids.contains(id)) || self.index.is_deleting(id)
     }
 

@@ -9,17 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use super::fleet::FLEET_ID;
-use super::index::Bound;
 use super::launch::pools;
 use super::outbox::Purpose;
-use super::reconcile::busy_addresses;
+use super::reconcile::{Strangers, busy_addresses};
 use super::watched::Watched;
 use crate::core::ec2_api::{
-    CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, Fleet, FleetType, Instance, InstanceState,
+    CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, Fleet, FleetTemplate, FleetType,
+    Instance, InstanceState,
 };
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
-use crate::core::record::{GroupFleet, Intent, Outcome, Record};
+use crate::core::record::{Binding, GroupFleet, Intent, Outcome, Record};
 use crate::core::site::{Account, FleetScope, Lifecycle, NodeGroup, Site};
 use crate::core::tag;
 
@@ -45,6 +45,20 @@ pub(super) struct GroupState {
     next_at: u64,
     /// EC2 has finished what ModifyFleet began.
     settled: bool,
+    /// EC2 takes no ModifyFleet while it carries one out.
+    modifying: bool,
+    /// `mono_ms` of the last accepted change: an older list says nothing about it.
+    changed_at: u64,
+    /// EC2's lists do not show the fleet, since this `mono_ms`.
+    unseen_since: Option<u64>,
+    /// To be looked at once, for instances that are nobody's.
+    look: bool,
+    /// The last look found no instance behind which Slurm runs a job that we know nothing of.
+    clear: bool,
+    /// What the site now wants instances made from, although the fleet's digest says it has it (`$Latest`).
+    apply_again: bool,
+    /// Digest of a template that EC2 refused: not tried again before the configuration changes.
+    refused: Option<String>,
     poll_in_flight: bool,
     poll_at: u64,
     /// Instances that belong to nobody, as the last look saw them.
@@ -73,6 +87,11 @@ impl GroupState {
     }
 }
 
+/// The group of a fleet's key; a fleet that takes no new nodes has a key of its own.
+pub(super) fn stem_of_key(key: &str) -> &str {
+    key.split_once('@').map_or(key, |(stem, _)| stem)
+}
+
 impl Engine {
     pub(super) fn group_fleets_quiet(&self) -> bool {
         self.group_states.values().all(GroupState::is_quiet)
@@ -97,14 +116,30 @@ impl Engine {
     }
 
     /// The node is suspended: its instance goes once the target is lowered. False if no group fleet holds it.
-    pub(super) fn lower_for(&mut self, node: &str, instance_id: &str) -> bool {
-        let Some((group, _)) = self.site.locate(node) else { return false };
-        let stem = group.stem();
-        if group.scope != FleetScope::Group || !self.persisted.group_fleets.contains_key(&stem) {
+    pub(super) fn lower_for(&mut self, binding: &Binding) -> bool {
+        let Some(key) = binding.fleet.as_deref().and_then(|fleet| self.group_fleet_key(fleet)) else {
             return false;
-        }
+        };
+        self.lower(&key, &binding.instance_id);
+        true
+    }
+
+    fn lower(&mut self, key: &str, instance_id: &str) {
         let request = self.spot_requests.get(instance_id).cloned();
-        self.group_states.entry(stem).or_default().lowering.insert(instance_id.to_owned(), request);
+        let state = self.group_states.entry(key.to_owned()).or_default();
+        state.lowering.insert(instance_id.to_owned(), request);
+    }
+
+    fn group_fleet_key(&self, fleet_id: &str) -> Option<String> {
+        let mut fleets = self.persisted.group_fleets.iter();
+        fleets.find(|(_, fleet)| fleet.fleet_id == fleet_id).map(|(key, _)| key.clone())
+    }
+
+    /// An instance that an earlier process was about to end. False if no group fleet holds it.
+    pub(super) fn lower_leaving(&mut self, instance: &Instance) -> bool {
+        let fleet = instance.tags.get(FLEET_ID);
+        let Some(key) = fleet.and_then(|fleet| self.group_fleet_key(fleet)) else { return false };
+        self.lower(&key, &instance.id);
         true
     }
 
@@ -195,11 +230,25 @@ impl Engine {
         self.fail_nodes(&late, "UnfulfillableCapacity", "EC2 gave no instance before ResumeTimeout");
     }
 
-    /// (spot, on-demand) capacity that Slurm wants of this group now.
-    fn group_target(&self, stem: &str) -> (u32, u32) {
-        let lifecycle = self.site.group(stem).map_or(Lifecycle::OnDemand, |group| group.lifecycle);
-        let Bound { mut spot, mut on_demand } = self.index.bound_in(stem);
-        if let Some(state) = self.group_states.get(stem) {
+    /// (spot, on-demand) capacity that Slurm wants of this fleet now.
+    fn group_target(&self, key: &str) -> (u32, u32) {
+        let (mut spot, mut on_demand) = (0, 0);
+        let fleet = self.persisted.group_fleets.get(key);
+        let members = fleet.and_then(|fleet| self.index.members(&fleet.fleet_id));
+        for (instance_id, lifecycle) in members.into_iter().flat_map(BTreeMap::values) {
+            let counted = fleet.is_none_or(|fleet| !fleet.uncounted.contains(instance_id))
+                || self
+                    .index
+                    .owners
+                    .get(instance_id)
+                    .is_some_and(|o| o.state == Some(InstanceState::Running));
+            match lifecycle {
+                Lifecycle::Spot => spot += u32::from(counted),
+                Lifecycle::OnDemand => on_demand += u32::from(counted),
+            }
+        }
+        if let Some(state) = self.group_states.get(key) {
+            let lifecycle = self.site.group(key).map_or(Lifecycle::OnDemand, |group| group.lifecycle);
             let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
             match lifecycle {
                 Lifecycle::OnDemand => on_demand += waiting,
@@ -222,9 +271,12 @@ impl Engine {
             fleet.as_ref().map(|fleet| &fleet.account).or(group.as_ref().map(|group| &group.account));
         let known = self.slurm.is_known() && account.is_some_and(|account| self.view_ready(account));
         let state = self.group_states.entry(stem.to_owned()).or_default();
-        if state.in_flight || self.persisted.paused || !known {
+        let in_flight = state.in_flight;
+        let ending = fleet.as_ref().is_some_and(|fleet| self.is_fleet_ending(&fleet.fleet_id));
+        if in_flight || ending || self.persisted.paused || !known {
             return;
         }
+        let Some(state) = self.group_states.get(stem) else { return };
         if state.next_at > now {
             let at = state.next_at;
             self.wake(at);
@@ -245,28 +297,102 @@ impl Engine {
                     CloudRequest::CreateFleet(Box::new(group_fleet_request(&self.site, &group, &token)));
                 self.begin_group_call(stem, &group.account, request);
             }
-            (Some(fleet), group) => {
-                let removed = group.is_none_or(|group| group.scope != FleetScope::Group);
-                if removed
-                    && spot + on_demand == 0
-                    && self.group_states.get(stem).is_none_or(|s| s.lowering.is_empty())
-                {
-                    self.group_states.remove(stem);
-                    self.end_fleet(&fleet.account, fleet.fleet_id);
-                } else if (fleet.spot_target, fleet.on_demand_target) != (spot, on_demand) {
-                    let request = CloudRequest::ModifyFleet {
-                        fleet_id: fleet.fleet_id,
-                        target: spot + on_demand,
-                        spot_target: spot,
-                        on_demand_target: on_demand,
-                        terminate_excess: false,
-                    };
-                    self.begin_group_call(stem, &fleet.account, request);
-                } else {
-                    self.end_lowered(stem, &fleet.account);
+            (Some(fleet), group) => match group.filter(|group| group.scope == FleetScope::Group) {
+                Some(group) => self.follow_site(stem, fleet, &group, (spot, on_demand)),
+                None => self.wind_down(stem, fleet, (spot, on_demand)),
+            },
+            _ => {}
+        }
+    }
+
+    /// The fleet has what the site wants and the capacity that Slurm wants, or is brought there.
+    fn follow_site(&mut self, stem: &str, fleet: GroupFleet, group: &NodeGroup, target: (u32, u32)) {
+        let wanted = form_of(&group_fleet_request(&self.site, group, ""));
+        if !fleet.options.is_empty() && fleet.options != wanted.options || fleet.account != group.account {
+            self.retire(stem, fleet, "ModifyFleet cannot give it the new options");
+            return;
+        }
+        let Some(state) = self.group_states.get(stem) else { return };
+        let other = fleet.template != wanted.template || state.apply_again;
+        let template = other && state.refused.as_ref() != Some(&wanted.template);
+        self.reach(stem, &fleet, target, template.then(|| template_of(&self.site, group)));
+    }
+
+    /// A fleet that takes no new nodes goes when its last node is down.
+    fn wind_down(&mut self, key: &str, fleet: GroupFleet, target: (u32, u32)) {
+        let Some(state) = self.group_states.get(key) else { return };
+        if target != (0, 0) || !state.lowering.is_empty() {
+            self.reach(key, &fleet, target, None);
+        } else if state.clear {
+            self.group_states.remove(key);
+            let text = format!("the last node of fleet {} is down", fleet.fleet_id);
+            self.fact(self.new_fact(FactKind::FleetDeleted, text).group(stem_of_key(key)));
+            self.end_fleet(&fleet.account, fleet.fleet_id);
+        }
+    }
+
+    fn reach(
+        &mut self,
+        key: &str,
+        fleet: &GroupFleet,
+        (spot, on_demand): (u32, u32),
+        template: Option<FleetTemplate>,
+    ) {
+        if template.is_none() && (fleet.spot_target, fleet.on_demand_target) == (spot, on_demand) {
+            self.end_lowered(key, &fleet.account);
+            return;
+        }
+        if self.group_states.get(key).is_some_and(|state| state.modifying) {
+            // Refused by EC2 until the fleet is active again, which the next look tells.
+            return;
+        }
+        let request = CloudRequest::ModifyFleet {
+            fleet_id: fleet.fleet_id.clone(),
+            target: spot + on_demand,
+            spot_target: spot,
+            on_demand_target: on_demand,
+            terminate_excess: false,
+            template: template.map(Box::new),
+        };
+        self.begin_group_call(key, &fleet.account, request);
+    }
+
+    /// Its nodes keep the fleet to their end, and the next nodes get another one.
+    pub(super) fn retire(&mut self, stem: &str, fleet: GroupFleet, why: &str) {
+        let text = format!(
+            "fleet {} takes no more nodes of {stem} and goes with its last one: {why}",
+            fleet.fleet_id
+        );
+        self.fact(self.new_fact(FactKind::FleetReplaced, text).group(stem));
+        let key = format!("{stem}@{}", fleet.fleet_id);
+        self.record(Record::GroupFleet { stem: key.clone(), fleet: Some(fleet) });
+        self.record(Record::GroupFleet { stem: stem.to_owned(), fleet: None });
+        let now = self.now.mono_ms;
+        let awaiting =
+            self.group_states.get_mut(stem).map(|s| std::mem::take(&mut s.awaiting)).unwrap_or_default();
+        if let Some(old) = self.group_states.remove(stem) {
+            self.group_states
+                .insert(key, GroupState { clear: false, on_demand_wanted: 0, poll_in_flight: false, ..old });
+        }
+        self.group_states
+            .insert(stem.to_owned(), GroupState { awaiting, last_arrival: now, ..GroupState::default() });
+        self.wake(now);
+    }
+
+    /// The site has changed: templates that EC2 names by `$Latest` or `$Default` may be other ones now.
+    pub(super) fn group_fleets_of_new_site(&mut self) {
+        for (key, state) in &mut self.group_states {
+            state.refused = None;
+            match self.site.group(key).filter(|group| group.scope == FleetScope::Group) {
+                Some(group) => {
+                    let version = group.launch_template.version.as_deref();
+                    state.apply_again = version.is_none_or(|version| version.starts_with('$'));
+                }
+                None => {
+                    state.awaiting = Watched::default();
+                    state.clear = false;
                 }
             }
-            _ => {}
         }
     }
 
@@ -277,7 +403,10 @@ impl Engine {
             return;
         }
         let lowering = std::mem::take(&mut state.lowering);
-        let requests: Vec<String> = lowering.values().flatten().cloned().collect();
+        let requests: Vec<String> = lowering
+            .iter()
+            .filter_map(|(id, request)| request.as_ref().or_else(|| self.spot_requests.get(id)).cloned())
+            .collect();
         for id in lowering.into_keys() {
             self.end_instance(account, id);
         }
@@ -289,9 +418,16 @@ impl Engine {
     }
 
     /// A cancelled request that EC2 does not know any more has ended with its instance.
-    pub(super) fn take_cancelled(&mut self, id: u64, result: CloudResult) {
+    pub(super) fn take_cancelled(&mut self, account: &Account, id: u64, result: CloudResult) {
         let outcome = match result {
             Ok(reply) => Outcome::Done(reply),
+            Err(error) if error.class.is_retryable() => {
+                // A persistent request that stays open would launch another instance.
+                if let Some(request) = self.open_request(id) {
+                    self.cloud(Purpose::CancelSpot { account: account.clone(), intent: id }, request);
+                }
+                return;
+            }
             Err(error) => Outcome::Failed(error),
         };
         self.record(Record::Outcome { id, outcome });
@@ -322,15 +458,42 @@ impl Engine {
                 state.open_intent = None;
                 state.attempts = 0;
                 state.settled = false;
+                state.modifying = matches!(intent.request, CloudRequest::ModifyFleet { .. });
+                state.changed_at = now;
                 state.poll_at = now;
+                if matches!(&intent.request, CloudRequest::ModifyFleet { template: Some(_), .. }) {
+                    state.apply_again = false;
+                }
                 self.note_group_fleet(stem, &intent, &reply);
                 self.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
+            }
+            // Between two looks the fleet began to be modified by somebody else.
+            Err(error) if error.code.eq_ignore_ascii_case("FleetNotInModifiableState") => {
+                state.open_intent = None;
+                state.settled = false;
+                state.modifying = true;
+                state.changed_at = now;
+                self.record(Record::Outcome { id, outcome: Outcome::Failed(error) });
             }
             Err(error) => {
                 state.attempts += 1;
                 let retry = error.class.is_retryable();
-                state.next_at =
-                    now + if retry { backoff_ms(state.attempts, &mut self.rng) } else { REFUSED_MS };
+                let template = match &intent.request {
+                    CloudRequest::ModifyFleet { template, .. } => template.as_deref(),
+                    _ => None,
+                };
+                if let Some(template) = template.filter(|_| !retry) {
+                    // The fleet goes on with what it has.
+                    state.refused = Some(digest(template));
+                    state.apply_again = false;
+                }
+                let may_fail = template.is_none();
+                state.next_at = now
+                    + match (retry, may_fail) {
+                        (true, _) => backoff_ms(state.attempts, &mut self.rng),
+                        (false, true) => REFUSED_MS,
+                        (false, false) => 0,
+                    };
                 if !retry {
                     state.open_intent = None;
                 }
@@ -347,10 +510,12 @@ impl Engine {
                         // Deleted behind our back: the next look at the tags finds another one, or a new one is made.
                         self.record(Record::GroupFleet { stem: stem.to_owned(), fleet: None });
                     }
-                    if matches!(
-                        error.class,
-                        ErrorClass::Configuration | ErrorClass::Permission | ErrorClass::Quota
-                    ) {
+                    if may_fail
+                        && matches!(
+                            error.class,
+                            ErrorClass::Configuration | ErrorClass::Permission | ErrorClass::Quota
+                        )
+                    {
                         self.fail_awaiting(stem, &error.code, &error.message);
                     }
                 }
@@ -367,19 +532,33 @@ impl Engine {
     fn note_group_fleet(&mut self, stem: &str, intent: &Intent, reply: &CloudReply) {
         let before = self.persisted.group_fleets.get(stem).cloned();
         let fleet = match (&intent.request, reply) {
-            (CloudRequest::CreateFleet(request), CloudReply::Fleet(made)) => Some(GroupFleet {
-                fleet_id: made.fleet_id.clone(),
-                account: intent.account.clone(),
-                spot_target: 0,
-                on_demand_target: 0,
-                launch: request.client_token.clone(),
-            }),
-            (CloudRequest::ModifyFleet { spot_target, on_demand_target, .. }, _) => before.map(|fleet| {
-                GroupFleet { spot_target: *spot_target, on_demand_target: *on_demand_target, ..fleet }
-            }),
+            (CloudRequest::CreateFleet(request), CloudReply::Fleet(made)) => {
+                let form = form_of(request);
+                Some(GroupFleet {
+                    fleet_id: made.fleet_id.clone(),
+                    account: intent.account.clone(),
+                    spot_target: 0,
+                    on_demand_target: 0,
+                    launch: request.client_token.clone(),
+                    template: form.template,
+                    options: form.options,
+                    uncounted: BTreeSet::new(),
+                })
+            }
+            (CloudRequest::ModifyFleet { spot_target, on_demand_target, template, .. }, _) => {
+                before.map(|fleet| GroupFleet {
+                    spot_target: *spot_target,
+                    on_demand_target: *on_demand_target,
+                    template: template.as_deref().map_or_else(|| fleet.template.clone(), digest),
+                    ..fleet
+                })
+            }
             _ => before,
         };
         let text = match &intent.request {
+            CloudRequest::ModifyFleet { target, template: Some(_), .. } => {
+                format!("the fleet of {stem} has target {target} and the configured template and overrides")
+            }
             CloudRequest::ModifyFleet { target, .. } => format!("the fleet of {stem} has target {target}"),
             _ => format!("the fleet of {stem} is made"),
         };
@@ -387,14 +566,21 @@ impl Engine {
         self.record(Record::GroupFleet { stem: stem.to_owned(), fleet });
     }
 
+    fn winds_down(&self, key: &str) -> bool {
+        self.site.group(key).is_none_or(|group| group.scope != FleetScope::Group)
+    }
+
     fn poll_group_fleet(&mut self, stem: &str) {
         let Some(fleet) = self.persisted.group_fleets.get(stem).cloned() else { return };
         let now = self.now.mono_ms;
-        let Some(state) = self.group_states.get_mut(stem) else { return };
+        let Some(state) = self.group_states.get(stem) else { return };
         let busy = !state.awaiting.is_empty()
             || !state.lowering.is_empty()
             || !state.spare.is_empty()
-            || !state.settled;
+            || state.look
+            || state.modifying
+            || !state.settled
+            || !state.clear && self.winds_down(stem);
         if !busy || state.poll_in_flight {
             return;
         }
@@ -403,12 +589,15 @@ impl Engine {
             self.wake(at);
             return;
         }
-        state.poll_in_flight = true;
-        state.poll_at = now + POLL_MS;
-        if !state.settled {
+        let unsettled = !state.settled || state.modifying;
+        if let Some(state) = self.group_states.get_mut(stem) {
+            state.poll_in_flight = true;
+            state.poll_at = now + POLL_MS;
+        }
+        if unsettled {
             let cluster = self.site.cluster.clone();
             self.cloud(
-                Purpose::ListFleets { account: fleet.account.clone() },
+                Purpose::ListFleets { account: fleet.account.clone(), started: now },
                 CloudRequest::DescribeFleets { cluster },
             );
         }
@@ -424,21 +613,33 @@ impl Engine {
         let now = self.now.mono_ms;
         let Some(state) = self.group_states.get_mut(stem) else { return };
         state.poll_in_flight = false;
-        let Ok(CloudReply::Instances(instances)) = result else { return };
+        let Ok(CloudReply::Instances(mut instances)) = result else { return };
+        let Some(fleet) = self.persisted.group_fleets.get(stem).cloned() else { return };
+        instances.retain(|instance| instance.tags.get(FLEET_ID) == Some(&fleet.fleet_id));
+        let known = self.slurm.is_known() && self.view_ready(account);
+        if known {
+            self.adopt(account, &mut Strangers::of(&instances));
+        }
         for instance in &instances {
-            if let Some(request) = &instance.spot_request_id {
-                self.spot_requests.insert(instance.id.clone(), request.clone());
-            }
+            self.note_spot_request(instance);
             self.note_instance_state(instance);
         }
+        self.note_fleet_of_bound(&instances);
+        let asleep: Vec<String> = instances
+            .iter()
+            .filter(|instance| {
+                matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped)
+                    && self.index.is_bound(&instance.id)
+                    && !fleet.uncounted.contains(&instance.id)
+            })
+            .map(|instance| instance.id.clone())
+            .collect();
         let mut free: Vec<Instance> = instances
             .into_iter()
             .filter(|instance| {
                 matches!(instance.state, InstanceState::Pending | InstanceState::Running)
                     && instance.private_ip.is_some()
-                    && !self.index.is_bound(&instance.id)
-                    && !self.is_lowering(&instance.id)
-                    && !self.is_ending(&instance.id)
+                    && self.is_stray(&instance.id)
             })
             .collect();
         free.sort_by(|a, b| (a.launch_unix_ms, &a.id).cmp(&(b.launch_unix_ms, &b.id)));
@@ -448,17 +649,16 @@ impl Engine {
             .map(|state| state.awaiting.keys().cloned().collect())
             .unwrap_or_default();
         let waiting: Vec<String> = waiting.into_iter().filter(|node| self.wants_instance(node)).collect();
+        // Behind an address where Slurm runs a job nothing is new and nothing is spare, whatever we believe.
+        let busy = busy_addresses(&self.nodes);
+        let before = free.len();
+        free.retain(|instance| instance.private_ip.as_deref().is_none_or(|addr| !busy.contains(addr)));
+        let clear = free.len() == before;
         let rest = free.split_off(free.len().min(waiting.len()));
         let pairs: Vec<(String, Instance)> = waiting.into_iter().zip(free).collect();
         // Nobody's on two looks in a row, while EC2 is not changing the fleet: launched beside a sleeping one, or
         // for a node that was suspended meanwhile.
-        let busy = busy_addresses(&self.nodes);
-        let spare: BTreeSet<String> = rest
-            .into_iter()
-            .filter(|instance| instance.private_ip.as_deref().is_none_or(|addr| !busy.contains(addr)))
-            .map(|instance| instance.id)
-            .collect();
-        let known = self.slurm.is_known() && self.view_ready(account);
+        let spare: BTreeSet<String> = rest.into_iter().map(|instance| instance.id).collect();
         let Some(state) = self.group_states.get_mut(stem) else { return };
         for (node, instance) in &pairs {
             state.awaiting.remove(node);
@@ -473,14 +673,85 @@ impl Engine {
             Vec::new()
         };
         state.spare = spare.into_iter().filter(|id| !surplus.contains(id)).collect();
+        state.look = false;
+        state.clear = clear && known;
         self.bind(account, None, pairs, 0);
+        self.end_surplus(account, stem, fleet, surplus, asleep);
+    }
+
+    /// An instance that stands behind no node and is not on its way out.
+    fn is_stray(&self, id: &str) -> bool {
+        !self.index.is_bound(id) && !self.is_lowering(id) && !self.is_ending(id)
+    }
+
+    /// End what is nobody's. What EC2 launched in place of a sleeping instance it would launch again: the target
+    /// is lowered first, and raised when the sleeper runs.
+    fn end_surplus(
+        &mut self,
+        account: &Account,
+        key: &str,
+        mut fleet: GroupFleet,
+        surplus: Vec<String>,
+        asleep: Vec<String>,
+    ) {
+        if surplus.is_empty() {
+            return;
+        }
+        let text = format!("{} instances of fleet {} serve no node", surplus.len(), fleet.fleet_id);
+        let fact = self.new_fact(FactKind::OrphanTerminated, text).group(stem_of_key(key));
+        self.fact(fact.instances(surplus.iter().cloned()));
+        let mut asleep = asleep.into_iter();
+        let mut replaced = Vec::new();
         for id in surplus {
-            self.end_instance(account, id);
+            match asleep.next() {
+                Some(sleeper) => {
+                    replaced.push(sleeper);
+                    self.lower(key, &id);
+                }
+                None => self.end_instance(account, id),
+            }
+        }
+        if !replaced.is_empty() {
+            fleet.uncounted.retain(|id| self.index.is_bound(id));
+            fleet.uncounted.extend(replaced);
+            self.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(fleet) });
+        }
+    }
+
+    /// EC2 tags the instances that a fleet launches with nothing of ours: no list but the fleet's own shows them.
+    pub(super) fn look_at_group_fleets(&mut self, account: &Account) {
+        for (key, fleet) in &self.persisted.group_fleets {
+            if fleet.account == *account
+                && let Some(state) = self.group_states.get_mut(key)
+            {
+                state.look = true;
+            }
+        }
+    }
+
+    /// A binding from before fleets were noted in bindings.
+    fn note_fleet_of_bound(&mut self, instances: &[Instance]) {
+        let unknown: Vec<Binding> = instances
+            .iter()
+            .filter_map(|instance| {
+                let binding = self.persisted.bindings.get(self.index.owner(&instance.id)?)?;
+                let fleet = instance.tags.get(FLEET_ID).map(str::to_owned);
+                binding.fleet.is_none().then(|| Binding { fleet, ..binding.clone() })
+            })
+            .collect();
+        if !unknown.is_empty() {
+            self.record(Record::Bound { bindings: unknown });
+        }
+    }
+
+    pub(super) fn note_spot_request(&mut self, instance: &Instance) {
+        if let Some(request) = &instance.spot_request_id {
+            self.spot_requests.insert(instance.id.clone(), request.clone());
         }
     }
 
     /// What DescribeFleets says of the groups' fleets: done modifying, unknown, or gone.
-    pub(super) fn take_group_fleets(&mut self, account: &Account, fleets: &[Fleet]) {
+    pub(super) fn take_group_fleets(&mut self, account: &Account, started: u64, fleets: &[Fleet]) {
         self.fleets_listed.insert(account.clone());
         for fleet in fleets {
             let stem = match (fleet.tags.get(tag::PARTITION), fleet.tags.get(tag::GROUP)) {
@@ -489,28 +760,72 @@ impl Engine {
                 }
                 _ => continue,
             };
-            let known = self.persisted.group_fleets.get(&stem).map(|known| known.fleet_id.clone());
-            match known {
-                Some(id) if id == fleet.id => {
-                    if let Some(state) = self.group_states.get_mut(&stem) {
-                        state.settled = fleet.state == "active";
-                    }
+            if let Some(key) = self.group_fleet_key(&fleet.id) {
+                if let Some(state) = self.group_states.get_mut(&key)
+                    && started >= state.changed_at
+                {
+                    state.unseen_since = None;
+                    state.settled = fleet.state == "active";
+                    state.modifying = fleet.state == "modifying";
                 }
-                None if self.site.group(&stem).is_some_and(|group| group.scope == FleetScope::Group) => {
-                    let text = format!("fleet {} belongs to {stem}", fleet.id);
-                    self.fact(self.new_fact(FactKind::InstanceAdopted, text).group(stem.clone()));
-                    let adopted = GroupFleet {
-                        fleet_id: fleet.id.clone(),
-                        account: account.clone(),
-                        // Whatever its target is, it is set anew.
-                        spot_target: u32::MAX,
-                        on_demand_target: u32::MAX,
-                        launch: fleet.client_token.clone().unwrap_or_default(),
-                    };
-                    self.group_states.entry(stem.clone()).or_default();
-                    self.record(Record::GroupFleet { stem, fleet: Some(adopted) });
-                }
-                _ => {}
+                continue;
+            }
+            if self.is_fleet_ending(&fleet.id) {
+                continue;
+            }
+            // One fleet of a group takes its new nodes; any other one goes with its last node.
+            let takes = self
+                .site
+                .group(&stem)
+                .is_some_and(|group| group.scope == FleetScope::Group && group.account == *account)
+                && !self.persisted.group_fleets.contains_key(&stem);
+            let key = if takes { stem.clone() } else { format!("{stem}@{}", fleet.id) };
+            let text = format!("fleet {} belongs to {stem}", fleet.id);
+            self.fact(self.new_fact(FactKind::InstanceAdopted, text).group(stem));
+            let form = fleet.tags.get(tag::FORM).and_then(|form| form.split_once('-'));
+            let adopted = GroupFleet {
+                fleet_id: fleet.id.clone(),
+                account: account.clone(),
+                // Whatever its target is, it is set anew.
+                spot_target: u32::MAX,
+                on_demand_target: u32::MAX,
+                launch: fleet.client_token.clone().unwrap_or_default(),
+                template: form.map(|(template, _)| template.to_owned()).unwrap_or_default(),
+                options: form.map(|(_, options)| options.to_owned()).unwrap_or_default(),
+                uncounted: BTreeSet::new(),
+            };
+            self.group_states.entry(key.clone()).or_default().modifying = fleet.state == "modifying";
+            self.record(Record::GroupFleet { stem: key, fleet: Some(adopted) });
+        }
+        self.forget_lost_fleets(account, started, fleets);
+    }
+
+    /// Deleted behind our back: not shown any more, and not only for a moment.
+    fn forget_lost_fleets(&mut self, account: &Account, started: u64, fleets: &[Fleet]) {
+        let now = self.now;
+        let grace = u64::from(self.site.settings.consistency_grace_s) * 1000;
+        let mut lost = Vec::new();
+        for (key, fleet) in &self.persisted.group_fleets {
+            if fleet.account != *account || fleets.iter().any(|shown| shown.id == fleet.fleet_id) {
+                continue;
+            }
+            let Some(state) = self.group_states.get_mut(key) else { continue };
+            if started < state.changed_at || state.in_flight {
+                continue;
+            }
+            let since = *state.unseen_since.get_or_insert(now.mono_ms);
+            if now.since(since) >= grace {
+                lost.push((key.clone(), fleet.fleet_id.clone()));
+            }
+        }
+        for (key, fleet_id) in lost {
+            let text = format!("fleet {fleet_id} is gone from EC2 without our doing");
+            self.fact(self.new_fact(FactKind::FleetDeleted, text).group(stem_of_key(&key)));
+            self.record(Record::GroupFleet { stem: key.clone(), fleet: None });
+            let Some(state) = self.group_states.get_mut(&key) else { continue };
+            let lowering = std::mem::take(&mut state.lowering);
+            for id in lowering.into_keys() {
+                self.end_instance(account, id);
             }
         }
     }
@@ -527,8 +842,19 @@ impl Engine {
 
     /// Fleets and open calls from the journal; instances of nodes that are down are found by the first look.
     pub(super) fn recover_group_fleets(&mut self) {
-        for stem in self.persisted.group_fleets.keys() {
-            self.group_states.entry(stem.clone()).or_default();
+        // A crash between the two records of a fleet that was replaced leaves it under both keys.
+        let fleets = &self.persisted.group_fleets;
+        let twice: Vec<String> = fleets
+            .iter()
+            .filter(|(key, fleet)| fleets.contains_key(&format!("{key}@{}", fleet.fleet_id)))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for stem in twice {
+            self.record(Record::GroupFleet { stem, fleet: None });
+        }
+        for key in self.persisted.group_fleets.keys() {
+            // What an earlier process began may still be under way.
+            self.group_states.insert(key.clone(), GroupState { modifying: true, ..GroupState::default() });
         }
     }
 
@@ -554,9 +880,42 @@ impl Engine {
     }
 }
 
+/// Digests of what a fleet is made from.
+struct Form {
+    /// What ModifyFleet can change (`LaunchTemplateConfigs`).
+    template: String,
+    /// What only another fleet can have (`SpotOptions`, `OnDemandOptions`).
+    options: String,
+}
+
+fn form_of(request: &CreateFleet) -> Form {
+    let template = FleetTemplate {
+        launch_template: request.launch_template.clone(),
+        overrides: request.overrides.clone(),
+    };
+    Form {
+        template: digest(&template),
+        options: digest(&(&request.spot_options, &request.on_demand_options)),
+    }
+}
+
+fn template_of(site: &Site, group: &NodeGroup) -> FleetTemplate {
+    let CreateFleet { launch_template, overrides, .. } = group_fleet_request(site, group, "");
+    FleetTemplate { launch_template, overrides }
+}
+
+/// FNV-1a, 64 bits, of the value as JSON: the same in every release.
+fn digest(value: &impl serde::Serialize) -> String {
+    let text = serde_json::to_string(value).unwrap_or_default();
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
 /// Made empty: a target above zero is always set by ModifyFleet, so that creating it twice costs nothing.
 fn group_fleet_request(site: &Site, group: &NodeGroup, token: &str) -> CreateFleet {
-    CreateFleet {
+    let mut request = CreateFleet {
         client_token: token.into(),
         fleet_type: FleetType::Maintain,
         target: 0,
@@ -567,5 +926,8 @@ fn group_fleet_request(site: &Site, group: &NodeGroup, token: &str) -> CreateFle
         overrides: pools(group, group.lifecycle, &[]),
         fleet_tags: tag::at_birth(site, group, token),
         instance_tags: BTreeMap::new(),
-    }
+    };
+    let form = form_of(&request);
+    request.fleet_tags.insert(tag::FORM.into(), format!("{}-{}", form.template, form.options));
+    request
 }

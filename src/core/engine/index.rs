@@ -36,6 +36,9 @@ pub(super) struct Bound {
     pub(super) on_demand: u32,
 }
 
+/// Instance id and lifecycle, by node.
+pub(super) type Members = BTreeMap<String, (String, Lifecycle)>;
+
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Index {
     site: Arc<Site>,
@@ -45,6 +48,8 @@ pub(super) struct Index {
     reservations: NameMap<BTreeSet<String>>,
     /// By the stem of the group; nodes that the configuration does not know are not counted.
     bound: NameMap<Bound>,
+    /// What is bound in each maintain fleet.
+    members: NameMap<Members>,
     /// Ids in open TerminateInstances and DeleteFleets intents, with the number of intents that name them.
     ending: NameMap<u32>,
     deleting: NameMap<u32>,
@@ -60,6 +65,7 @@ impl Index {
             owners: NameMap::default(),
             reservations: NameMap::default(),
             bound: NameMap::default(),
+            members: NameMap::default(),
             ending: NameMap::default(),
             deleting: NameMap::default(),
             fleets: NameMap::default(),
@@ -98,6 +104,11 @@ impl Index {
 
     pub(super) fn bound_in(&self, stem: &str) -> Bound {
         self.bound.get(stem).copied().unwrap_or_default()
+    }
+
+    /// What is bound in this fleet; `None` if nothing is.
+    pub(super) fn members(&self, fleet_id: &str) -> Option<&Members> {
+        self.members.get(fleet_id)
     }
 
     /// An open TerminateInstances intent names this instance.
@@ -141,6 +152,10 @@ impl Changes for Index {
         self.owners.insert(binding.instance_id.clone(), owner);
         self.reservations.entry(binding.reservation_id.clone()).or_default().insert(binding.node.clone());
         self.count_bound(binding, |count| count + 1);
+        if let Some(fleet) = &binding.fleet {
+            let member = (binding.instance_id.clone(), binding.lifecycle);
+            self.members.entry(fleet.clone()).or_default().insert(binding.node.clone(), member);
+        }
     }
 
     fn unbound(&mut self, binding: &Binding) {
@@ -155,6 +170,14 @@ impl Changes for Index {
             }
         }
         self.count_bound(binding, |count| count - 1);
+        if let Some(fleet) = &binding.fleet
+            && let Some(members) = self.members.get_mut(fleet)
+        {
+            members.remove(&binding.node);
+            if members.is_empty() {
+                self.members.swap_remove(fleet);
+            }
+        }
     }
 
     fn opened(&mut self, intent: &Intent) {
@@ -243,6 +266,7 @@ mod tests {
             bound_unix_ms: 0,
             tags: TagLevel::Birth,
             told: false,
+            fleet: (instance > 2).then(|| format!("fleet-{}", instance % 3)),
         }
     }
 

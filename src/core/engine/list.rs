@@ -51,6 +51,24 @@ impl Engine {
         self.site.accounts().iter().all(|account| self.view_ready(account))
     }
 
+    /// The site's accounts, and those where something is left of an earlier site.
+    pub(super) fn listed_accounts(&self) -> Vec<Account> {
+        let mut accounts = self.site.accounts();
+        accounts.extend(self.former_accounts.iter().cloned());
+        accounts
+    }
+
+    pub(super) fn note_former_accounts(&mut self) {
+        let named = self.site.accounts();
+        let state = &self.persisted;
+        self.former_accounts = (state.bindings.values().map(|binding| &binding.account))
+            .chain(state.fleets.values().map(|fleet| &fleet.account))
+            .chain(state.group_fleets.values().map(|fleet| &fleet.account))
+            .filter(|account| !named.contains(account))
+            .cloned()
+            .collect();
+    }
+
     /// Look at everything again as soon as the budget allows.
     pub(super) fn rescan_now(&mut self) {
         let now = self.now.mono_ms;
@@ -63,7 +81,7 @@ impl Engine {
 
     pub(super) fn list_when_due(&mut self) {
         let now = self.now.mono_ms;
-        for account in self.site.accounts() {
+        for account in self.listed_accounts() {
             let view = self.views.entry(account.clone()).or_default();
             if view.in_flight {
                 continue;
@@ -121,7 +139,7 @@ impl Engine {
                 if self.keeps_fleets(account) {
                     let cluster = self.site.cluster.clone();
                     self.cloud(
-                        Purpose::ListFleets { account: account.clone() },
+                        Purpose::ListFleets { account: account.clone(), started: now.mono_ms },
                         CloudRequest::DescribeFleets { cluster },
                     );
                 }

@@ -10,6 +10,7 @@ mod desire;
 mod end;
 mod fleet;
 mod group_fleet;
+mod held;
 mod index;
 mod launch;
 mod list;
@@ -109,6 +110,10 @@ pub struct Engine {
     lists: u64,
     /// Accounts whose fleets have been listed since the start.
     fleets_listed: BTreeSet<Account>,
+    /// Accounts that the site no longer names and in which something of ours is left.
+    former_accounts: BTreeSet<Account>,
+    /// Nodes of ours that are no longer configured and not up, and since when.
+    unconfigured: BTreeMap<String, u64>,
     spot_requests: BTreeMap<String, String>,
     fulfilling: watched::Watched<String, fleet::Fulfil>,
     fleet_ends: BTreeMap<Account, fleet::FleetEnds>,
@@ -167,6 +172,8 @@ impl Engine {
             group_states: BTreeMap::new(),
             lists: 0,
             fleets_listed: BTreeSet::new(),
+            former_accounts: BTreeSet::new(),
+            unconfigured: BTreeMap::new(),
             spot_requests: BTreeMap::new(),
             fulfilling: watched::Watched::default(),
             fleet_ends: BTreeMap::new(),
@@ -290,6 +297,7 @@ impl Engine {
             }
             Event::ReplaceRequested { nodes } => self.take_replace(&nodes),
             Event::ResetRequested { nodes } => self.reset_nodes(&nodes),
+            Event::DeleteFleetsRequested { fleet_ids } => self.delete_asked_fleets(&fleet_ids),
             Event::Tick => {}
         }
     }
@@ -323,11 +331,11 @@ impl Engine {
             Purpose::Terminate { intent, .. } => self.take_terminated(intent, result),
             Purpose::Tags { intent, nodes, level, .. } => self.take_tagged(intent, nodes, level, result),
             Purpose::PollFleets { account } => self.take_fleet_instances(&account, result),
-            Purpose::ListFleets { account } => self.take_fleets(&account, result),
+            Purpose::ListFleets { account, started } => self.take_fleets(&account, started, result),
             Purpose::DeleteFleets { intent, .. } => self.take_deleted(intent, result),
             Purpose::GroupFleet { intent, stem, .. } => self.take_group_call(intent, &stem, result),
             Purpose::PollGroup { account, stem } => self.take_group_instances(&account, &stem, result),
-            Purpose::CancelSpot { intent, .. } => self.take_cancelled(intent, result),
+            Purpose::CancelSpot { account, intent } => self.take_cancelled(&account, intent, result),
             Purpose::WatchSleep { .. } => self.take_sleep_watch(result),
             Purpose::Relocate { node, intent, .. } => self.take_relocation(&node, intent, result),
             Purpose::Mind
@@ -375,7 +383,10 @@ impl Engine {
     fn take_site(&mut self, site: Arc<Site>) {
         self.site = site;
         let site = Arc::clone(&self.site);
-        self.views.retain(|account, _| site.accounts().contains(account));
+        self.note_former_accounts();
+        let listed = self.listed_accounts();
+        self.views.retain(|account, _| listed.contains(account));
+        self.group_fleets_of_new_site();
         // A node that the new configuration does not know is left alone; one it knows again is re-read.
         self.nodes.retain(|name, _| site.locate(name).is_some());
         self.queues.retain(|stem, _| site.group(stem).is_some());
@@ -458,6 +469,7 @@ impl Engine {
             entry.since = self.now.mono_ms;
             entry.bound_at = self.now.mono_ms;
         }
+        self.note_former_accounts();
         self.recover_tags();
         self.recover_relocations();
         self.recover_fleets();

@@ -65,6 +65,7 @@ pub(super) enum Purpose {
     },
     ListFleets {
         account: Account,
+        started: u64,
     },
     DeleteFleets {
         account: Account,
@@ -109,7 +110,7 @@ impl Purpose {
             | Self::Terminate { account, .. }
             | Self::Tags { account, .. }
             | Self::PollFleets { account }
-            | Self::ListFleets { account }
+            | Self::ListFleets { account, .. }
             | Self::DeleteFleets { account, .. }
             | Self::GroupFleet { account, .. }
             | Self::PollGroup { account, .. }

@@ -48,7 +48,8 @@ impl Engine {
         }
         self.follow_addresses(moved);
         self.adopt(account, &mut strangers);
-        self.end_leaving(account);
+        self.end_leaving(account, &strangers);
+        self.look_at_group_fleets(account);
         self.judge_orphans(account, &mut strangers);
         self.confirm_missing(account, started);
         self.judge_bare_nodes(account, started);
@@ -79,8 +80,8 @@ impl Engine {
     }
 
     /// Instances without a node that belong to one after all: by address, by tag, or because a node waits.
-    fn adopt(&mut self, account: &Account, strangers: &mut Strangers<'_>) {
-        let mut ownerless = self.ownerless(strangers);
+    pub(super) fn adopt(&mut self, account: &Account, strangers: &mut Strangers<'_>) {
+        let mut ownerless = self.unclaimed(strangers);
         if ownerless.is_empty() {
             return;
         }
@@ -121,6 +122,7 @@ impl Engine {
                 || self.persisted.leaving.contains_key(&instance.id)
                 || placed.contains(instance.id.as_str())
                 || strangers.tagged_node(instance).is_some()
+                || self.in_group_fleet(instance)
             {
                 continue;
             }
@@ -157,8 +159,13 @@ impl Engine {
         in_group && wanted && !self.persisted.bindings.contains_key(node)
     }
 
-    /// Of these instances those that are neither bound, nor expected by a launch, nor on their way out.
+    /// Of these instances those that are unclaimed and not the affair of a group's fleet.
     fn ownerless<'a>(&self, strangers: &Strangers<'a>) -> Vec<&'a Instance> {
+        self.unclaimed(strangers).into_iter().filter(|instance| !self.in_group_fleet(instance)).collect()
+    }
+
+    /// Of these instances those that are neither bound, nor expected by a launch, nor on their way out.
+    fn unclaimed<'a>(&self, strangers: &Strangers<'a>) -> Vec<&'a Instance> {
         if strangers.by_id.is_empty() {
             return Vec::new();
         }
@@ -172,7 +179,7 @@ impl Engine {
             !self.index.is_bound(&instance.id)
                 && !expected
                 && !in_fleet
-                && !self.in_group_fleet(instance)
+                && !self.is_lowering(&instance.id)
                 && !self.is_ending(&instance.id)
                 && !self.in_relocation(instance)
         };
@@ -401,13 +408,18 @@ fn stem_of(instance: &Instance) -> Option<String> {
 
 /// Instances of a list that no node has.
 #[derive(Default)]
-struct Strangers<'a> {
-    by_id: BTreeMap<&'a str, &'a Instance>,
+pub(super) struct Strangers<'a> {
+    pub(super) by_id: BTreeMap<&'a str, &'a Instance>,
     /// Instances of one reservation carry the same list of nodes.
     expanded: BTreeMap<&'a str, Vec<String>>,
 }
 
 impl<'a> Strangers<'a> {
+    pub(super) fn of(instances: &'a [Instance]) -> Self {
+        let by_id = instances.iter().map(|instance| (instance.id.as_str(), instance)).collect();
+        Self { by_id, ..Self::default() }
+    }
+
     /// The node that the instance's own tags name, read as deploy/node/ec2fleet-node reads them.
     fn tagged_node(&mut self, instance: &'a Instance) -> Option<String> {
         let Some(list) = instance.tags.get(tag::NODES) else {

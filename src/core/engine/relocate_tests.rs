@@ -476,6 +476,7 @@ impl Night {
             bound_unix_ms: 0,
             tags: TagLevel::Full,
             told: true,
+            fleet: None,
         };
         let fleet = NodeFleet {
             fleet_id: "fleet-0".into(),

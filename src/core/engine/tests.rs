@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::core::ec2_api::{
-    CloudError, CloudReply, CloudRequest, ErrorClass, FleetReply, Instance, InstanceState, LaunchedInstances,
-    PoolError,
+    CloudError, CloudReply, CloudRequest, CloudResult, ErrorClass, FleetReply, Instance, InstanceState,
+    LaunchedInstances, PoolError,
 };
 use crate::core::event::Effect;
 use crate::core::fleet_spec::{
@@ -120,8 +120,9 @@ impl Bench {
                 matches!(effect, Effect::Cloud { request: CloudRequest::DescribeCluster { .. }, .. })
             }) {
                 let Effect::Cloud { call, .. } = self.effects.remove(at) else { unreachable!() };
-                let alive =
-                    self.instances.iter().filter(|instance| !instance.state.is_ended()).cloned().collect();
+                let ours =
+                    |i: &&Instance| !i.state.is_ended() && i.tags.get(tag::CLUSTER).is_some_and(|c| c == "c");
+                let alive = self.instances.iter().filter(ours).cloned().collect();
                 self.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(alive)) });
             } else if let Some(at) = self
                 .effects
@@ -839,18 +840,109 @@ fn a_fleet_that_no_journal_knows_is_adopted_or_deleted() {
     assert!(deleted.contains(&"fleet-lost".to_owned()), "{deleted:?}");
 }
 
-/// EC2 with one group fleet, answering until nothing is asked any more.
+/// EC2 with the fleets of a group, answering until nothing is asked any more.
 struct GroupEc2 {
-    made: usize,
+    fleets: Vec<crate::core::ec2_api::Fleet>,
     state: String,
     targets: Vec<u32>,
+    templates: Vec<crate::core::ec2_api::FleetTemplate>,
+    refuse_templates: bool,
     terminated: Vec<String>,
     cancelled: usize,
+    deleted: Vec<(String, bool)>,
 }
 
 impl GroupEc2 {
     fn new() -> Self {
-        Self { made: 0, state: "active".into(), targets: Vec::new(), terminated: Vec::new(), cancelled: 0 }
+        Self {
+            fleets: Vec::new(),
+            state: "active".into(),
+            targets: Vec::new(),
+            templates: Vec::new(),
+            refuse_templates: false,
+            terminated: Vec::new(),
+            cancelled: 0,
+            deleted: Vec::new(),
+        }
+    }
+
+    /// What EC2 launches for the fleet, without saying so.
+    fn launch(bench: &mut Bench, fleet: &str, id: &str) {
+        bench.instance(id, 0, "");
+        let instance = bench.instances.last_mut().unwrap();
+        // EC2 gives the instances of maintain fleets no tags but its own.
+        instance.tags = [(fleet::FLEET_ID.to_owned(), fleet.to_owned())].into();
+        instance.spot_request_id = Some(format!("sir-{id}"));
+    }
+
+    fn reply(&mut self, bench: &mut Bench, request: CloudRequest) -> CloudResult {
+        Ok(match request {
+            CloudRequest::CreateFleet(request) => {
+                assert_eq!(request.target, 0, "a group fleet is made empty");
+                let id = format!("fleet-{}", ["g", "h", "i"][self.fleets.len() + self.deleted.len()]);
+                self.fleets.push(crate::core::ec2_api::Fleet {
+                    id: id.clone(),
+                    state: self.state.clone(),
+                    activity: None,
+                    target: 0,
+                    fulfilled: 0.0,
+                    client_token: Some(request.client_token),
+                    tags: request.fleet_tags,
+                });
+                CloudReply::Fleet(FleetReply { fleet_id: id, ..FleetReply::default() })
+            }
+            CloudRequest::ModifyFleet { fleet_id, target, terminate_excess, template, .. } => {
+                assert!(!terminate_excess, "EC2 would choose the victim");
+                if template.is_some() && self.refuse_templates {
+                    return Err(CloudError {
+                        class: ErrorClass::Configuration,
+                        code: "InvalidLaunchTemplateId.NotFound".into(),
+                        ..capacity()
+                    });
+                }
+                self.fleets.iter_mut().find(|fleet| fleet.id == fleet_id).expect("a fleet").target = target;
+                self.targets.push(target);
+                self.templates.extend(template.map(|template| *template));
+                CloudReply::Modified
+            }
+            CloudRequest::DescribeFleets { .. } => {
+                for fleet in &mut self.fleets {
+                    fleet.state.clone_from(&self.state);
+                }
+                CloudReply::Fleets(self.fleets.clone())
+            }
+            CloudRequest::DeleteFleets { ids, terminate_instances } => {
+                self.fleets.retain(|fleet| !ids.contains(&fleet.id));
+                self.deleted.extend(ids.iter().map(|id| (id.clone(), terminate_instances)));
+                CloudReply::Deleted { deleted: ids, failed: Vec::new() }
+            }
+            CloudRequest::TerminateInstances { ids } => {
+                for instance in &mut bench.instances {
+                    if ids.contains(&instance.id) {
+                        instance.state = InstanceState::Terminated;
+                    }
+                }
+                self.terminated.extend(ids.clone());
+                CloudReply::Terminated { terminated: ids, unknown: Vec::new() }
+            }
+            CloudRequest::CreateTags { ids, tags } => {
+                for instance in bench.instances.iter_mut().filter(|instance| ids.contains(&instance.id)) {
+                    instance.tags.extend(tags.clone());
+                }
+                CloudReply::Tagged
+            }
+            CloudRequest::CancelSpotInstanceRequests { ids } => {
+                self.cancelled += ids.len();
+                CloudReply::Cancelled
+            }
+            CloudRequest::DescribeFleetHistory { .. } => CloudReply::History(Vec::new()),
+            CloudRequest::DescribeInstances { ids } => CloudReply::Instances(
+                bench.instances.iter().filter(|instance| ids.contains(&instance.id)).cloned().collect(),
+            ),
+            _ => CloudReply::Instances(
+                bench.instances.iter().filter(|i| !i.state.is_ended()).cloned().collect(),
+            ),
+        })
     }
 
     fn answer(&mut self, bench: &mut Bench) {
@@ -860,54 +952,8 @@ impl GroupEc2 {
                 return;
             };
             let Effect::Cloud { call, request, .. } = bench.effects.remove(at) else { unreachable!() };
-            let reply = match request {
-                CloudRequest::CreateFleet(request) => {
-                    assert_eq!(request.target, 0, "a group fleet is made empty");
-                    self.made += 1;
-                    CloudReply::Fleet(FleetReply { fleet_id: "fleet-g".into(), ..FleetReply::default() })
-                }
-                CloudRequest::ModifyFleet { target, terminate_excess, .. } => {
-                    assert!(!terminate_excess, "EC2 would choose the victim");
-                    self.targets.push(target);
-                    CloudReply::Modified
-                }
-                CloudRequest::DescribeFleets { .. } => CloudReply::Fleets(if self.made == 0 {
-                    Vec::new()
-                } else {
-                    vec![crate::core::ec2_api::Fleet {
-                        id: "fleet-g".into(),
-                        state: self.state.clone(),
-                        activity: None,
-                        target: self.targets.last().copied().unwrap_or(0),
-                        fulfilled: 0.0,
-                        client_token: None,
-                        tags: [
-                            (tag::PARTITION.to_owned(), "p".to_owned()),
-                            (tag::GROUP.to_owned(), "g".to_owned()),
-                        ]
-                        .into(),
-                    }]
-                }),
-                CloudRequest::TerminateInstances { ids } => {
-                    for instance in &mut bench.instances {
-                        if ids.contains(&instance.id) {
-                            instance.state = InstanceState::Terminated;
-                        }
-                    }
-                    self.terminated.extend(ids.clone());
-                    CloudReply::Terminated { terminated: ids, unknown: Vec::new() }
-                }
-                CloudRequest::CreateTags { .. } => CloudReply::Tagged,
-                CloudRequest::CancelSpotInstanceRequests { ids } => {
-                    self.cancelled += ids.len();
-                    CloudReply::Cancelled
-                }
-                _ => {
-                    let alive = bench.instances.iter().filter(|i| !i.state.is_ended()).cloned().collect();
-                    CloudReply::Instances(alive)
-                }
-            };
-            bench.give(Event::CloudAnswered { call, result: Ok(reply) });
+            let result = self.reply(bench, request);
+            bench.give(Event::CloudAnswered { call, result });
         }
         panic!("never quiet");
     }
@@ -920,46 +966,274 @@ impl GroupEc2 {
     }
 }
 
-fn group_scope() -> (Bench, GroupEc2) {
+fn group_of_fleet() -> NodeGroup {
     let mut group = group("g");
     group.scope = FleetScope::Group;
-    let mut bench = Bench::with(group, Persisted::default());
+    group.spot_options.instance_interruption_behavior = Some("hibernate".into());
+    group.launch_template.version = Some("3".into());
+    group
+}
+
+fn site_of(groups: Vec<NodeGroup>) -> Event {
+    Event::SiteChanged(Arc::new(Site::new("c".into(), Vec::new(), groups, Settings::default())))
+}
+
+/// These nodes have registered, each under its instance's address.
+fn registered(bench: &mut Bench, nodes: &[&str]) {
+    for node in nodes {
+        bench.set_slurm(node, NodeBase::Allocated, NodeFlags::CLOUD);
+        let addr = bench.engine.binding(node).expect("a binding").addr.clone();
+        bench.slurm.iter_mut().find(|known| known.name == *node).unwrap().addr = addr;
+    }
+    let ended = nodes.iter().map(|node| (*node).to_owned()).collect();
+    bench.give(Event::Power(PowerReading { waking_ended: ended, ..PowerReading::default() }));
+}
+
+fn suspend(bench: &mut Bench, node: &str) {
+    bench.set_slurm(node, NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERING_DOWN));
+    bench.give(Event::Power(PowerReading { suspended: vec![node.to_owned()], ..PowerReading::default() }));
+}
+
+fn group_scope() -> (Bench, GroupEc2) {
+    let mut bench = Bench::with(group_of_fleet(), Persisted::default());
     let mut ec2 = GroupEc2::new();
     bench.tick(0);
     ec2.answer(&mut bench);
     bench.wake(&["p-g-0", "p-g-1"]);
     ec2.run(&mut bench, 5);
-    for index in 0..2 {
-        bench.instance(&format!("i-{index}"), index, "");
-        let instance = bench.instances.last_mut().unwrap();
-        instance.tags.insert(fleet::FLEET_ID.into(), "fleet-g".into());
-        instance.spot_request_id = Some(format!("sir-{index}"));
-    }
+    GroupEc2::launch(&mut bench, "fleet-g", "i-0");
+    GroupEc2::launch(&mut bench, "fleet-g", "i-1");
     ec2.run(&mut bench, 5);
     assert_eq!((bench.bound("p-g-0"), bench.bound("p-g-1")), (Some("i-0"), Some("i-1")));
-    for node in ["p-g-0", "p-g-1"] {
-        bench.set_slurm(node, NodeBase::Allocated, NodeFlags::CLOUD);
-    }
-    let ended = vec!["p-g-0".to_owned(), "p-g-1".to_owned()];
-    bench.give(Event::Power(PowerReading { waking_ended: ended, ..PowerReading::default() }));
+    registered(&mut bench, &["p-g-0", "p-g-1"]);
     (bench, ec2)
+}
+
+#[test]
+fn a_new_template_is_applied_once_to_the_running_fleet_and_touches_no_node() {
+    let (mut bench, mut ec2) = group_scope();
+    let mut changed = group_of_fleet();
+    changed.launch_template.version = Some("4".into());
+    changed.overrides[0].instance_type = Some("m5.large".into());
+    for _ in 0..2 {
+        bench.give(site_of(vec![changed.clone()]));
+        ec2.run(&mut bench, 10);
+    }
+    assert_eq!(ec2.templates.len(), 1, "{:?}", ec2.templates);
+    assert_eq!(ec2.templates[0].launch_template.version.as_deref(), Some("4"));
+    assert_eq!(ec2.templates[0].overrides[0].instance_type.as_deref(), Some("m5.large"));
+    assert_eq!((ec2.fleets.len(), ec2.targets.as_slice()), (1, [2, 2].as_slice()));
+    assert!(ec2.terminated.is_empty() && ec2.deleted.is_empty());
+    // A version that EC2 resolves may be another one at each reload.
+    changed.launch_template.version = Some("$Latest".into());
+    for _ in 0..2 {
+        bench.give(site_of(vec![changed.clone()]));
+        ec2.run(&mut bench, 10);
+    }
+    assert_eq!(ec2.templates.len(), 3);
+}
+
+#[test]
+fn a_template_that_ec2_refuses_does_not_stop_the_fleet() {
+    let (mut bench, mut ec2) = group_scope();
+    ec2.refuse_templates = true;
+    let mut changed = group_of_fleet();
+    changed.launch_template.version = Some("4".into());
+    bench.give(site_of(vec![changed.clone()]));
+    ec2.run(&mut bench, 10);
+    assert!(bench.facts.iter().any(|fact| fact.code.as_deref() == Some("InvalidLaunchTemplateId.NotFound")));
+    suspend(&mut bench, "p-g-0");
+    ec2.run(&mut bench, 10);
+    assert_eq!((ec2.targets.last(), ec2.terminated.as_slice()), (Some(&1), ["i-0".to_owned()].as_slice()));
+    // The administrator mends the template and reloads.
+    ec2.refuse_templates = false;
+    bench.give(site_of(vec![changed]));
+    ec2.run(&mut bench, 10);
+    assert_eq!(ec2.templates.len(), 1);
+}
+
+#[test]
+fn what_modify_fleet_cannot_change_gives_new_nodes_another_fleet_and_leaves_busy_ones_alone() {
+    let (mut bench, mut ec2) = group_scope();
+    let mut changed = group_of_fleet();
+    changed.spot_options.allocation_strategy = Some("diversified".into());
+    bench.give(site_of(vec![changed.clone()]));
+    ec2.run(&mut bench, 10);
+    assert_eq!(ec2.fleets.len(), 1, "a new fleet is made when a node wants it");
+    bench.wake(&["p-g-2"]);
+    ec2.run(&mut bench, 5);
+    assert_eq!(ec2.fleets.iter().map(|fleet| fleet.target).collect::<Vec<_>>(), [2, 1]);
+    GroupEc2::launch(&mut bench, "fleet-h", "i-2");
+    ec2.run(&mut bench, 5);
+    assert_eq!(bench.bound("p-g-2"), Some("i-2"));
+    registered(&mut bench, &["p-g-2"]);
+    assert_eq!((bench.bound("p-g-0"), bench.bound("p-g-1")), (Some("i-0"), Some("i-1")));
+
+    // Also for the next process: nothing but the journal and EC2 is known to it.
+    let mut next = Bench::with(changed, bench.engine.persisted().clone());
+    next.instances.clone_from(&bench.instances);
+    next.slurm.clone_from(&bench.slurm);
+    let mut bench = next;
+    ec2.run(&mut bench, 70);
+    assert!(ec2.terminated.is_empty() && ec2.deleted.is_empty());
+
+    suspend(&mut bench, "p-g-0");
+    ec2.run(&mut bench, 10);
+    assert_eq!((ec2.terminated.as_slice(), ec2.deleted.len()), (["i-0".to_owned()].as_slice(), 0));
+    suspend(&mut bench, "p-g-1");
+    ec2.run(&mut bench, 10);
+    assert_eq!(ec2.terminated, ["i-0", "i-1"]);
+    assert_eq!(ec2.deleted, [("fleet-g".to_owned(), true)], "with its last node");
+    assert_eq!(bench.bound("p-g-2"), Some("i-2"));
+    assert_eq!(bench.engine.persisted().group_fleets.len(), 1);
+}
+
+#[test]
+fn a_removed_groups_fleet_goes_with_its_last_node() {
+    let (mut bench, mut ec2) = group_scope();
+    let mut other = group("other");
+    other.account.region = "us-east-1".into();
+    bench.give(site_of(vec![other]));
+    ec2.run(&mut bench, 400);
+    assert!(ec2.terminated.is_empty() && ec2.deleted.is_empty(), "its nodes are up");
+    // Slurm powers one down and then knows neither.
+    bench.set_slurm("p-g-0", NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN));
+    ec2.run(&mut bench, 400);
+    assert_eq!((ec2.terminated.as_slice(), ec2.deleted.len()), (["i-0".to_owned()].as_slice(), 0));
+    bench.slurm.clear();
+    ec2.run(&mut bench, 400);
+    assert_eq!(ec2.terminated, ["i-0", "i-1"]);
+    assert_eq!(ec2.deleted, [("fleet-g".to_owned(), true)]);
+    assert!(bench.engine.persisted().group_fleets.is_empty() && bench.engine.persisted().bindings.is_empty());
+}
+
+#[test]
+fn what_ec2_launches_beside_a_sleeper_is_ended_for_good_and_the_sleeper_is_counted_again_when_awake() {
+    let (mut bench, mut ec2) = group_scope();
+    bench.instances[1].state = InstanceState::Stopped;
+    GroupEc2::launch(&mut bench, "fleet-g", "i-spare");
+    // Nothing else happens: the next listing shows it.
+    ec2.run(&mut bench, 90);
+    assert_eq!(ec2.targets.last(), Some(&1), "lowered first, or EC2 would launch yet another one");
+    assert_eq!(ec2.terminated, ["i-spare"]);
+    assert_eq!(bench.bound("p-g-1"), Some("i-1"));
+    // The next process knows as well.
+    let mut next = Bench::with(group_of_fleet(), bench.engine.persisted().clone());
+    next.instances.clone_from(&bench.instances);
+    next.slurm.clone_from(&bench.slurm);
+    let mut bench = next;
+    ec2.run(&mut bench, 90);
+    assert_eq!((ec2.targets.last(), ec2.terminated.len()), (Some(&1), 1));
+    bench.instances[1].state = InstanceState::Running;
+    ec2.run(&mut bench, 90);
+    assert_eq!((ec2.targets.last(), ec2.terminated.len()), (Some(&2), 1));
+}
+
+#[test]
+fn a_crash_between_suspend_and_terminate_still_lowers_first_and_ends_exactly_that_instance() {
+    let (mut bench, mut ec2) = group_scope();
+    suspend(&mut bench, "p-g-0");
+    let mut next = Bench::with(group_of_fleet(), bench.engine.persisted().clone());
+    next.instances.clone_from(&bench.instances);
+    next.slurm.clone_from(&bench.slurm);
+    let mut bench = next;
+    ec2.state = "modifying".into();
+    ec2.run(&mut bench, 20);
+    assert!(ec2.terminated.is_empty(), "EC2 may still be carrying out the change of the process before");
+    ec2.state = "active".into();
+    ec2.run(&mut bench, 20);
+    assert_eq!((ec2.targets.last(), ec2.terminated.as_slice()), (Some(&1), ["i-0".to_owned()].as_slice()));
+    assert_eq!(ec2.cancelled, 1, "and its Spot request");
+}
+
+#[test]
+fn a_lost_journal_finds_the_groups_fleet_and_its_nodes_again() {
+    let (bench, mut ec2) = group_scope();
+    let mut next = Bench::with(group_of_fleet(), Persisted::default());
+    next.instances.clone_from(&bench.instances);
+    next.slurm.clone_from(&bench.slurm);
+    // One of the two has no job and its instance no tag: its address is enough.
+    next.slurm[1].base = NodeBase::Idle;
+    next.instances[1].tags = [(fleet::FLEET_ID.to_owned(), "fleet-g".to_owned())].into();
+    ec2.run(&mut next, 400);
+    assert_eq!((next.bound("p-g-0"), next.bound("p-g-1")), (Some("i-0"), Some("i-1")));
+    assert_eq!((ec2.fleets.len(), ec2.targets.last()), (1, Some(&2)));
+    assert!(ec2.terminated.is_empty() && ec2.deleted.is_empty());
+    assert!(ec2.templates.is_empty(), "its tag says what it was made from");
+}
+
+#[test]
+fn a_second_fleet_of_a_group_keeps_its_nodes_and_takes_no_new_ones() {
+    let (bench, mut ec2) = group_scope();
+    let mut twin = ec2.fleets[0].clone();
+    twin.id = "fleet-twin".into();
+    ec2.fleets.push(twin);
+    let mut next = Bench::with(group_of_fleet(), bench.engine.persisted().clone());
+    next.instances.clone_from(&bench.instances);
+    next.slurm.clone_from(&bench.slurm);
+    GroupEc2::launch(&mut next, "fleet-twin", "i-5");
+    next.set_slurm("p-g-5", NodeBase::Allocated, NodeFlags::CLOUD);
+    next.slurm[2].addr = next.instances[2].private_ip.clone().unwrap();
+    ec2.run(&mut next, 400);
+    assert_eq!(next.bound("p-g-5"), Some("i-5"));
+    assert!(ec2.terminated.is_empty() && ec2.deleted.is_empty());
+    suspend(&mut next, "p-g-5");
+    ec2.run(&mut next, 20);
+    assert_eq!(ec2.terminated, ["i-5"]);
+    assert_eq!(ec2.deleted, [("fleet-twin".to_owned(), true)]);
+}
+
+#[test]
+fn a_fleet_that_an_administrator_deletes_goes_with_idle_nodes_and_not_with_busy_ones() {
+    let (mut bench, mut ec2) = group_scope();
+    let fleet_ids = vec!["fleet-g".to_owned()];
+    bench.slurm[1].base = NodeBase::Idle;
+    ec2.run(&mut bench, 70);
+    assert_eq!(bench.engine.busy_nodes_of_fleet("fleet-g"), ["p-g-0"]);
+    bench.give(Event::DeleteFleetsRequested { fleet_ids: fleet_ids.clone() });
+    ec2.run(&mut bench, 20);
+    assert!(ec2.deleted.is_empty() && ec2.terminated.is_empty());
+    bench.slurm[0].base = NodeBase::Idle;
+    ec2.run(&mut bench, 70);
+    bench.give(Event::DeleteFleetsRequested { fleet_ids });
+    ec2.run(&mut bench, 20);
+    assert_eq!(ec2.terminated, ["i-0", "i-1"]);
+    assert_eq!(ec2.deleted, [("fleet-g".to_owned(), true)]);
+    let down = bench.effects.iter().any(|effect| {
+        matches!(effect, Effect::Slurm { request: SlurmRequest::UpdateNodes(update), .. }
+            if update.state == Some(NodeStateChange::PowerDownForce) && update.names == ["p-g-0", "p-g-1"])
+    });
+    assert!(down, "slurmctld is told");
+}
+
+#[test]
+fn a_fleet_that_somebody_deletes_is_made_anew_for_the_next_node() {
+    let (mut bench, mut ec2) = group_scope();
+    ec2.deleted.push((ec2.fleets.remove(0).id, false));
+    ec2.run(&mut bench, 400);
+    assert_eq!((bench.bound("p-g-0"), bench.bound("p-g-1")), (Some("i-0"), Some("i-1")));
+    bench.wake(&["p-g-2"]);
+    ec2.run(&mut bench, 5);
+    assert_eq!(ec2.fleets.iter().map(|fleet| fleet.target).collect::<Vec<_>>(), [1]);
+    suspend(&mut bench, "p-g-0");
+    ec2.run(&mut bench, 5);
+    assert_eq!(ec2.terminated, ["i-0"]);
 }
 
 #[test]
 fn a_group_fleet_is_made_once_and_its_target_follows_the_nodes() {
     let (mut bench, mut ec2) = group_scope();
-    assert_eq!((ec2.made, ec2.targets.as_slice()), (1, [2].as_slice()));
+    assert_eq!((ec2.fleets.len(), ec2.targets.as_slice()), (1, [2].as_slice()));
     bench.wake(&["p-g-2"]);
     ec2.run(&mut bench, 5);
-    assert_eq!((ec2.made, ec2.targets.as_slice()), (1, [2, 3].as_slice()));
+    assert_eq!((ec2.fleets.len(), ec2.targets.as_slice()), (1, [2, 3].as_slice()));
 }
 
 #[test]
 fn a_group_fleet_is_lowered_and_settled_before_exactly_one_instance_ends() {
     let (mut bench, mut ec2) = group_scope();
     ec2.state = "modifying".into();
-    bench.set_slurm("p-g-0", NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERING_DOWN));
-    bench.give(Event::Power(PowerReading { suspended: vec!["p-g-0".into()], ..PowerReading::default() }));
+    suspend(&mut bench, "p-g-0");
     ec2.run(&mut bench, 20);
     assert_eq!(ec2.targets.last(), Some(&1), "the target is lowered first");
     assert!(ec2.terminated.is_empty(), "not while EC2 is modifying the fleet");
@@ -974,12 +1248,10 @@ fn a_group_fleet_is_lowered_and_settled_before_exactly_one_instance_ends() {
 fn a_replacement_that_nobody_waits_for_is_ended_and_the_sleeper_is_not() {
     let (mut bench, mut ec2) = group_scope();
     bench.instances[1].state = InstanceState::Stopped;
-    bench.instance("i-spare", 0, "");
-    bench.instances.last_mut().unwrap().tags.insert(fleet::FLEET_ID.into(), "fleet-g".into());
+    GroupEc2::launch(&mut bench, "fleet-g", "i-spare");
     // The fleet is looked at because another node is waking; its instance comes as well.
     bench.wake(&["p-g-2"]);
-    bench.instance("i-2", 0, "");
-    bench.instances.last_mut().unwrap().tags.insert(fleet::FLEET_ID.into(), "fleet-g".into());
+    GroupEc2::launch(&mut bench, "fleet-g", "i-2");
     ec2.run(&mut bench, 30);
     assert_eq!(ec2.terminated.len(), 1, "{:?}", ec2.terminated);
     assert!(!ec2.terminated.contains(&"i-1".to_owned()));

@@ -82,6 +82,9 @@ impl Engine {
             })
             .collect();
         report.fleet_target = (group.scope != FleetScope::Launch).then(|| {
+            if let Some(fleet) = self.persisted.group_fleets.get(&stem) {
+                return fleet.spot_target.saturating_add(fleet.on_demand_target);
+            }
             let fleets = self
                 .persisted
                 .fleets
@@ -134,7 +137,8 @@ impl Engine {
             zone: binding.map(|b| b.zone.clone()),
             lifecycle: binding.map(|b| b.lifecycle),
             addr: binding.map(|b| b.addr.clone()),
-            fleet_id: self.persisted.fleets.get(name).map(|fleet| fleet.fleet_id.clone()),
+            fleet_id: (self.persisted.fleets.get(name).map(|fleet| fleet.fleet_id.clone()))
+                .or_else(|| binding.and_then(|b| b.fleet.clone())),
             reason: node.reason.clone(),
             locked: self.is_locked(name),
         })
