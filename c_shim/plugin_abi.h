@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 /* Raised by one when a structure, a constant or the meaning of a function changes. Both sides must agree exactly. */
-#define EC2FLEET_ABI_VERSION 2
+#define EC2FLEET_ABI_VERSION 3
 
 /*
  * What a function of either side returns. A positive value is an error number of slurmctld (slurm_errno.h);
@@ -76,8 +76,8 @@ struct ec2fleet_power {
 	uint32_t flags;			/* EC2FLEET_POWER_* */
 	uint32_t node_slots;		/* size of the node table, counting empty slots */
 	int64_t last_node_update;	/* as it was under the lock */
-	uint64_t lock_wait_ns;
-	uint64_t lock_held_ns;
+	uint64_t lock_wait_ns;		/* for all holds of the node read lock together */
+	uint64_t lock_held_ns;		/* the longest hold */
 	/* Hostlists, NULL when empty. Valid until the next read_power. */
 	const char *waking;
 	const char *waking_ended;
@@ -197,8 +197,9 @@ struct ec2fleet_host {
 	int64_t (*last_node_update)(void *context);
 
 	/*
-	 * Compare the power bitmaps with those of the last reading. `full` (0 or 1) asks for the complete sets.
-	 * Takes the node read lock.
+	 * Compare the power bitmaps with those of the last reading. `full` (0 or 1) asks for the complete sets. Takes the
+	 * node read lock to copy the bitmaps, which are of one moment, and again for the names of every few nodes. A
+	 * reading that fails changes nothing: the next one tells what it would have told.
 	 */
 	int32_t (*read_power)(void *context, uint32_t full, struct ec2fleet_power *out);
 
@@ -222,7 +223,7 @@ struct ec2fleet_host {
 	/*
 	 * The nodes that are powering down or powered down, whatever readings have reported of them: NULL or a hostlist that
 	 * is valid until the next call. 22.05 leaves powered-down nodes out of load_nodes (unless PrivateData=cloud).
-	 * Takes the node read lock.
+	 * Takes the node read lock as read_power does.
 	 */
 	int32_t (*suspended_nodes)(void *context, const char **hostlist);
 

@@ -18,6 +18,13 @@
 #include <sys/types.h>
 #include <time.h>
 
+/* While these are the same, a bit of the bitmaps stands for the same node. */
+struct node_table {
+	time_t conf_update;
+	const void *nodes;
+	int64_t slots;
+};
+
 struct run {
 	struct ec2fleet_host host;
 	pid_t pid;
@@ -26,8 +33,8 @@ struct run {
 	atomic_bool in_call;
 
 	/* The last reading of the power bitmaps; only the host thread uses it. */
-	time_t conf_update;
-	bool conf_update_now;	/* it was the second of the reading: a reconfiguration later in that second shows nothing */
+	struct node_table table;
+	bool conf_update_now;	/* its conf_update was the second of the reading: a reconfiguration later in that second shows nothing */
 	bitstr_t *booting;
 	bitstr_t *waking;
 	bitstr_t *suspended;

@@ -39,6 +39,7 @@ struct slurmctld_symbols {
 	time_t *last_node_update;
 	bool *power_save_started;
 	slurm_conf_t *slurm_conf;
+	void **node_record_table_ptr;	/* optional */
 
 	/* slurmctld */
 	void (*lock_slurmctld)(struct lock_levels levels);
@@ -54,7 +55,11 @@ struct slurmctld_symbols {
 
 	/* libslurmfull */
 	bitstr_t *(*bit_copy)(bitstr_t *bits);
+	bitstr_t *(*bit_alloc)(int64_t size);
 	void (*bit_free)(bitstr_t **bits);
+	void (*bit_set)(bitstr_t *bits, int64_t bit);
+	int (*bit_test)(bitstr_t *bits, int64_t bit);
+	void (*bit_nclear)(bitstr_t *bits, int64_t first, int64_t last);
 	int (*bit_equal)(bitstr_t *a, bitstr_t *b);
 	void (*bit_not)(bitstr_t *bits);
 	void (*bit_and)(bitstr_t *into, bitstr_t *other);

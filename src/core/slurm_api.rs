@@ -20,7 +20,7 @@ pub struct PowerReading {
     pub suspended: Vec<String>,
     /// Nodes that were suspended and no longer are.
     pub suspended_ended: Vec<String>,
-    /// Nanoseconds for which the node read lock was held.
+    /// Nanoseconds for which the node read lock was held at the longest.
     pub lock_held_ns: u64,
 }
 

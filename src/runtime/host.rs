@@ -42,7 +42,6 @@ pub struct Shared {
     /// Readings under the node read lock, and the longest time that it was held.
     pub scans: AtomicU64,
     pub lock_held_max_ns: AtomicU64,
-    pub lock_held_total_ns: AtomicU64,
     pub overflows: AtomicU64,
     /// Told when slurmctld has read slurm.conf again (`scontrol reconfigure`).
     pub reconfigured: Notify,
@@ -201,7 +200,6 @@ impl Watch {
         shared.full_wanted.store(false, Ordering::SeqCst);
         shared.scans.fetch_add(1, Ordering::Relaxed);
         shared.lock_held_max_ns.fetch_max(reading.lock_held_ns, Ordering::Relaxed);
-        shared.lock_held_total_ns.fetch_add(reading.lock_held_ns, Ordering::Relaxed);
         if self.overflowed {
             if events.try_send(Event::Rescan).is_err() {
                 return;

@@ -127,6 +127,35 @@ bitstr_t *slurm_bit_copy(bitstr_t *b)
 	return copy;
 }
 
+bitstr_t *slurm_bit_alloc(int64_t size);
+bitstr_t *slurm_bit_alloc(int64_t size)
+{
+	CHECK(size > 0);
+	return bits(size);
+}
+
+void slurm_bit_set(bitstr_t *b, int64_t bit);
+void slurm_bit_set(bitstr_t *b, int64_t bit)
+{
+	CHECK(bit >= 0 && bit < b[0]);
+	set(b, bit, true);
+}
+
+int slurm_bit_test(bitstr_t *b, int64_t bit);
+int slurm_bit_test(bitstr_t *b, int64_t bit)
+{
+	CHECK(bit >= 0 && bit < b[0]);
+	return is_set(b, bit);
+}
+
+void slurm_bit_nclear(bitstr_t *b, int64_t first, int64_t last);
+void slurm_bit_nclear(bitstr_t *b, int64_t first, int64_t last)
+{
+	CHECK(first >= 0 && first <= last && last < b[0]);
+	for (int64_t i = first; i <= last; i++)
+		set(b, i, false);
+}
+
 void slurm_bit_free(bitstr_t **b);
 void slurm_bit_free(bitstr_t **b)
 {
@@ -218,6 +247,8 @@ bool power_save_started;
 slurm_conf_t slurm_conf;
 /* A reconfiguration may give nodes other places in the table. */
 static int first_name;
+/* Called in the middle of a naming: what happens here comes before the next hold of the lock. */
+static void (*after_naming)(void);
 
 void slurm_xfree_ptr(void *string);
 void slurm_xfree_ptr(void *string)
@@ -233,13 +264,21 @@ char *bitmap2node_name(bitstr_t *b)
 	FILE *out = open_memstream(&text, &size);
 	const char *comma = "";
 
+	int count = 0;
+
 	CHECK(locked && held.node != NONE);
+	CHECK(booting_node_bitmap && b[0] == booting_node_bitmap[0]);
 	for (int64_t i = 0; i < b[0]; i++)
 		if (is_set(b, i)) {
 			fprintf(out, "%scpu-a-%d", comma, (int)i + first_name);
 			comma = ",";
+			count++;
 		}
 	fclose(out);
+	/* The lock is held for few names only. */
+	CHECK(count > 0 && count <= 100);
+	if (after_naming)
+		after_naming();
 	return text;
 }
 
@@ -622,7 +661,10 @@ static struct ec2fleet_power read_power(uint32_t full)
 
 	memset(&power, 0xff, sizeof(power));
 	CHECK(host->read_power(host->context, full, &power) == EC2FLEET_OK);
-	CHECK(atomic_load(&lock_count) == locks_before + 1 && !locked && !server_threads);
+	CHECK(atomic_load(&lock_count) > locks_before && !locked && !server_threads);
+	/* Without a change there is nothing to name. */
+	if (!power.waking && !power.waking_ended && !power.suspended && !power.suspended_ended)
+		CHECK(atomic_load(&lock_count) == locks_before + 1);
 	CHECK(power.last_node_update == last_node_update);
 	CHECK(power.lock_held_ns < 10000000000ull && power.lock_wait_ns < 10000000000ull);
 	return power;
@@ -638,6 +680,92 @@ static void expect(uint32_t full, uint32_t flags, const char *waking, const char
 	CHECK_TEXT(power.waking_ended, waking_ended);
 	CHECK_TEXT(power.suspended, suspended);
 	CHECK_TEXT(power.suspended_ended, suspended_ended);
+}
+
+static int namings, reconfigure_at;
+
+/* slurmctld is reconfigured after so many namings. */
+static void reconfigure_then(void)
+{
+	if (++namings != reconfigure_at)
+		return;
+	first_name++;
+	slurm_conf.last_update++;
+}
+
+static void reconfigure_always(void)
+{
+	first_name++;
+	slurm_conf.last_update++;
+}
+
+/* Names of nodes first … last, as the fake names them. */
+static char *every_name(int first, int last)
+{
+	char *text = NULL;
+	size_t size = 0;
+	FILE *out = open_memstream(&text, &size);
+
+	for (int i = first; i <= last; i++)
+		fprintf(out, "%scpu-a-%d", i > first ? "," : "", i);
+	fclose(out);
+	return text;
+}
+
+/* Many nodes are named in many short holds of the lock, and never with the names of another table. */
+static void check_many_names(void)
+{
+	const uint32_t first = EC2FLEET_POWER_FULL | EC2FLEET_POWER_RECONFIGURED;
+	const char *suspended = NULL;
+	struct ec2fleet_power power;
+	unsigned long locks;
+	char *all;
+
+	first_name = 0;
+	build_nodes(1000);
+	slurm_conf.last_update = 5000;
+	expect(0, first, NULL, NULL, NULL, NULL);
+	for (int i = 0; i < 1000; i++)
+		set(POWER_BITMAP, i, true);
+	all = every_name(0, 999);
+	locks = atomic_load(&lock_count);
+	expect(0, 0, NULL, NULL, all, NULL);
+	CHECK(atomic_load(&lock_count) - locks > 10);
+	expect(1, EC2FLEET_POWER_FULL, NULL, NULL, all, NULL);
+	CHECK(host->suspended_nodes(host->context, &suspended) == EC2FLEET_OK);
+	CHECK_TEXT(suspended, all);
+	free(all);
+
+	/* A reconfiguration between two holds: everything is read again, with the new names. */
+	all = every_name(1, 1000);
+	after_naming = reconfigure_then;
+	namings = 0, reconfigure_at = 3;
+	expect(1, first, NULL, NULL, all, NULL);
+	free(all);
+	all = every_name(2, 1001);
+	namings = 0;
+	CHECK(host->suspended_nodes(host->context, &suspended) == EC2FLEET_OK);
+	CHECK_TEXT(suspended, all);
+
+	/* In the middle of a difference as well; what it would have told is not lost. */
+	after_naming = NULL;
+	expect(0, first, NULL, NULL, all, NULL);
+	free(all);
+	for (int i = 0; i < 1000; i++)
+		set(POWER_BITMAP, i, false);
+	after_naming = reconfigure_always;
+	CHECK(host->suspended_nodes(host->context, &suspended) == EC2FLEET_OK && !suspended);
+	for (int i = 0; i < 1000; i++)
+		set(booting_node_bitmap, i, true);
+	CHECK(host->read_power(host->context, 0, &power) == EC2FLEET_NOT_READY && !locked);
+	CHECK(!power.waking && !power.suspended_ended && power.lock_held_ns);
+	after_naming = NULL;
+	all = every_name(first_name, first_name + 999);
+	expect(0, first, all, NULL, NULL, NULL);
+	expect(0, 0, NULL, NULL, NULL, NULL);
+	free(all);
+	first_name = 0;
+	slurm_conf.last_update++;
 }
 
 static void check_power(void)
@@ -937,6 +1065,7 @@ static void calls(int count)
 	CHECK(host->last_node_update(host->context) == last_node_update);
 
 	check_power();
+	check_many_names();
 	check_updates();
 	check_client_calls();
 	check_log();
