@@ -16,7 +16,7 @@ use super::rig::slurm::has_state;
 use super::rig::{Outcome, wait};
 
 /// A cluster whose instances boot nothing.
-fn cluster(nodes: u32, more: Options) -> Outcome<Cluster> {
+pub fn cluster(nodes: u32, more: Options) -> Outcome<Cluster> {
     let mut cluster = Cluster::start(&Options {
         nodes,
         start: false,

@@ -3,7 +3,7 @@
 //!
 //! Prints a table and writes the numbers, with machine and commit, as JSON into the file of `BENCH_JSON`
 //! (target/bench.json). Comparisons are made within one run, so that their ratio means something on any machine; no number
-//! makes it fail. Arguments choose parts: `engine`, `event`, `thousand`, `scan`, `sbatch`.
+//! makes it fail. Arguments choose parts: `engine`, `event`, `thousand`, `scan`, `sbatch`, `tool`.
 
 #[path = "../../tests/e2e/rig/mod.rs"]
 mod rig;
@@ -11,6 +11,7 @@ mod rig;
 mod cluster;
 mod engine;
 mod numbers;
+mod tool;
 
 use std::process::{Command, ExitCode};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,13 +22,14 @@ use serde_json::json;
 
 type Part = (&'static str, fn(&mut Numbers) -> Outcome<()>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("size", size),
     ("engine", engine::run),
     ("event", cluster::event_to_call),
     ("thousand", cluster::thousand),
     ("scan", cluster::scan),
     ("sbatch", cluster::sbatch),
+    ("tool", tool::run),
 ];
 
 fn main() -> ExitCode {

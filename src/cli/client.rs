@@ -141,11 +141,12 @@ fn exchange(mut stream: UnixStream, line: &[u8], deadline: Instant) -> io::Resul
         if count == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it was closed without an answer"));
         }
-        if let Some(end) = chunk[..count].iter().position(|byte| *byte == b'\n') {
-            answer.extend_from_slice(&chunk[..end]);
+        answer.extend_from_slice(&chunk[..count]);
+        // An answer is one line, and nothing follows it.
+        if answer.last() == Some(&b'\n') {
+            answer.pop();
             return Ok(answer);
         }
-        answer.extend_from_slice(&chunk[..count]);
         if answer.len() > MAX_LINE {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is too long"));
         }

@@ -105,12 +105,12 @@ fn jobs(
 ) -> Result<BTreeMap<String, Vec<OnNode>>, CliError> {
     let slurm = context.slurm();
     let mut spans: BTreeMap<u32, JobSpan> = BTreeMap::new();
+    const FORGETS: &str = "slurmctld alone was asked, which forgets jobs some minutes after their end (MinJobAge): what \
+                           earlier jobs used is under \"no job\".";
     match slurm.accounted_jobs(from) {
-        Ok(found) => spans.extend(found.into_iter().map(|job| (job.id, job))),
-        Err(error) => notes.push(format!(
-            "Slurm's accounting does not answer ({error}), and slurmctld forgets jobs some minutes after their end \
-             (MinJobAge): what earlier jobs used is under \"no job\"."
-        )),
+        Ok(Some(found)) => spans.extend(found.into_iter().map(|job| (job.id, job))),
+        Ok(None) => notes.push(format!("Slurm has no accounting: {FORGETS}")),
+        Err(error) => notes.push(format!("Slurm's accounting does not answer ({error}): {FORGETS}")),
     }
     spans.extend(slurm.present_jobs()?.into_iter().map(|job| (job.id, job)));
     let mut by_node: BTreeMap<String, Vec<OnNode>> = BTreeMap::new();

@@ -144,7 +144,11 @@ fn explain_node(context: &Context, name: String) -> Result<ExplainReport, CliErr
 
 /// Slurm knows the job and its nodes, the plugin knows the nodes.
 fn explain_job(context: &Context, id: u32) -> Result<ExplainReport, CliError> {
-    let job = context.slurm().job(id)?;
+    let job = context.slurm().job(id).map_err(|error| {
+        let hint = "slurmctld forgets a job some minutes after its end (MinJobAge). `ec2fleet events --node NODES` shows what \
+                    happened to its nodes.";
+        CliError::from(error).hint(hint)
+    })?;
     let names = hostlist::expand(&job.nodes)?;
     let mut report = ExplainReport {
         schema: SCHEMA_VERSION,

@@ -3,7 +3,6 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use comfy_table::{CellAlignment, Table as Grid, presets};
 use serde::Serialize;
 
 use super::args::{Color, Global};
@@ -124,26 +123,21 @@ impl Output {
 
 /// A table without rules, as sinfo and squeue print theirs; each row is one line.
 pub struct Table {
-    grid: Grid,
+    /// Name, and whether it is aligned to the right.
+    headers: Vec<(String, bool)>,
+    rows: Vec<Vec<String>>,
     styles: Vec<Style>,
 }
+
+/// Between two columns.
+const GAP: usize = 2;
 
 impl Table {
     /// A header that ends in `>` has its column aligned to the right.
     #[must_use]
     pub fn new(headers: &[&str]) -> Self {
-        let mut grid = Grid::new();
-        grid.load_style(presets::NOTHING);
-        grid.set_header(headers.iter().map(|header| header.trim_end_matches('>')));
-        for (index, header) in headers.iter().enumerate() {
-            if let Some(column) = grid.column_mut(index) {
-                column.set_padding((0, 2));
-                if header.ends_with('>') {
-                    column.set_cell_alignment(CellAlignment::Right);
-                }
-            }
-        }
-        Self { grid, styles: Vec::new() }
+        let header = |text: &&str| (text.trim_end_matches('>').to_owned(), text.ends_with('>'));
+        Self { headers: headers.iter().map(header).collect(), rows: Vec::new(), styles: Vec::new() }
     }
 
     pub fn row<I>(&mut self, style: Style, cells: I)
@@ -152,9 +146,8 @@ impl Table {
         I::Item: AsRef<str>,
     {
         // A cell with a line break would make two lines of one row.
-        let cells: Vec<String> =
-            cells.into_iter().map(|cell| cell.as_ref().replace(['\n', '\r'], " ")).collect();
-        self.grid.add_row(cells);
+        let cells = cells.into_iter().map(|cell| cell.as_ref().replace(['\n', '\r'], " "));
+        self.rows.push(cells.collect());
         self.styles.push(style);
     }
 
@@ -164,6 +157,24 @@ impl Table {
     }
 
     fn render(&self) -> String {
-        self.grid.to_string()
+        let mut widths: Vec<usize> = self.headers.iter().map(|(name, _)| name.chars().count()).collect();
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let mut text = String::new();
+        let names: Vec<String> = self.headers.iter().map(|(name, _)| name.clone()).collect();
+        for row in [&names].into_iter().chain(&self.rows) {
+            for ((cell, width), (_, right)) in row.iter().zip(&widths).zip(&self.headers) {
+                let space = width - cell.chars().count();
+                let (before, after) = if *right { (space, GAP) } else { (0, space + GAP) };
+                text.extend(std::iter::repeat_n(' ', before));
+                text.push_str(cell);
+                text.extend(std::iter::repeat_n(' ', after));
+            }
+            text.push('\n');
+        }
+        text
     }
 }

@@ -10,7 +10,8 @@
 //! Fields that are not known are ignored, so that programs and plugin of neighbouring releases understand each
 //! other; [`PROTOCOL`] rises only when they would misunderstand.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::core::report::{EventsReport, ExplainReport, FleetsReport, NodesReport, PlanReport, StatusReport};
 use crate::core::resume_file::ResumeFile;
@@ -178,11 +179,30 @@ pub enum Subject {
     Job(u32),
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Response {
     pub v: u32,
     #[serde(flatten)]
     pub answer: Answer,
+}
+
+impl<'de> Deserialize<'de> for Response {
+    /// By its members: to read a flattened enum, serde would keep a copy of the whole answer, which may be of 10,000 nodes.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Members {
+            v: u32,
+            ok: Option<Reply>,
+            error: Option<Refusal>,
+        }
+        let Members { v, ok, error } = Members::deserialize(deserializer)?;
+        let answer = match (ok, error) {
+            (Some(reply), None) => Answer::Ok(reply),
+            (None, Some(refusal)) => Answer::Error(refusal),
+            _ => return Err(D::Error::custom("an answer is either ok or error")),
+        };
+        Ok(Self { v, answer })
+    }
 }
 
 impl Response {
@@ -198,7 +218,7 @@ impl Response {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
     Ok(Reply),

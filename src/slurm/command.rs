@@ -110,7 +110,8 @@ impl CommandSlurm {
     pub fn job(&self, id: u32) -> Result<JobInfo, SlurmError> {
         let what = format!("job {id}");
         let format = "%T|%r|%V|%N";
-        let output = self.run(&what, "squeue", &["-a", "-h", "-j", &id.to_string(), "-o", format])?;
+        let output =
+            self.run(&what, "squeue", &["-a", "-h", "-t", "all", "-j", &id.to_string(), "-o", format])?;
         // An array is several lines; the first one that has nodes tells the most.
         let jobs = output.stdout.lines().filter_map(parse_job);
         jobs.max_by_key(|job| !job.nodes.is_empty()).ok_or_else(|| SlurmError::Refused {
@@ -138,24 +139,20 @@ impl CommandSlurm {
         Ok(output.stdout.lines().filter_map(job).collect())
     }
 
-    /// Jobs that had nodes since a time, from Slurm's accounting.
+    /// Jobs that had nodes since a time, from Slurm's accounting; `None` if there is none.
     ///
     /// # Errors
-    /// When there is no accounting, or it does not answer.
-    pub fn accounted_jobs(&self, since_unix_ms: u64) -> Result<Vec<JobSpan>, SlurmError> {
+    /// When it does not answer.
+    pub fn accounted_jobs(&self, since_unix_ms: u64) -> Result<Option<Vec<JobSpan>>, SlurmError> {
         let what = "the jobs of the past";
         let storage = self.config_value("AccountingStorageType")?.unwrap_or_default();
         if !storage.contains("slurmdbd") {
-            return Err(SlurmError::Refused {
-                what: what.into(),
-                errno: 0,
-                message: "AccountingStorageType is not accounting_storage/slurmdbd".into(),
-            });
+            return Ok(None);
         }
         let since = utc_time(since_unix_ms);
         let arguments = ["-a", "-X", "-n", "-P", "-S", &since, "-o", "JobIDRaw,Start,End,NodeList"];
         let output = self.run(what, "sacct", &arguments)?;
-        Ok(output.stdout.lines().filter_map(parse_job_span).collect())
+        Ok(Some(output.stdout.lines().filter_map(parse_job_span).collect()))
     }
 
     /// A parameter of the running slurmctld, as `scontrol show config` says it.

@@ -6,6 +6,7 @@ mod flow;
 mod group_fleet;
 mod ha;
 mod hibernation;
+mod newcomer;
 mod releases;
 mod rig;
 mod rig_itself;

@@ -70,6 +70,11 @@ impl Slurm {
         Ok(slurm)
     }
 
+    /// Start slurmctld without this variable from now on.
+    pub fn unset(&mut self, variable: &str) {
+        self.environment.retain(|(name, _)| name != variable);
+    }
+
     /// Change slurm.conf; slurmctld reads it at its next start or reconfigure.
     pub fn change_conf(&mut self, change: impl FnOnce(&mut SlurmConf)) -> Outcome<()> {
         change(&mut self.options);
