@@ -364,14 +364,16 @@ fn lookup<'a>(options: &'a IndexMap<String, String>, key: &str) -> Option<&'a st
 
 fn write_options(line: &mut String, options: &IndexMap<String, String>) {
     for (key, value) in options {
-        // Slurm reads a quoted value as a whole.
-        if value.contains(char::is_whitespace) && !value.starts_with('"') {
-            let _ = write!(line, " {key}=\"{value}\"");
-        } else {
-            let _ = write!(line, " {key}={value}");
-        }
+        let _ = write!(line, " {key}={}", quoted(value));
     }
     line.push('\n');
+}
+
+/// A value as slurm.conf takes it: `#` and `\` escaped, and quotes around white space.
+fn quoted(value: &str) -> String {
+    let whole = value.len() >= 2 && value.starts_with('"') && value.ends_with('"');
+    let escaped = value.replace('\\', "\\\\").replace('#', "\\#");
+    if value.contains(char::is_whitespace) && !whole { format!("\"{escaped}\"") } else { escaped }
 }
 
 fn parameters(
@@ -383,7 +385,7 @@ fn parameters(
 ) {
     let configured = &loaded.program.slurm_conf;
     for (key, value) in configured {
-        let _ = writeln!(conf, "{key}={value}");
+        let _ = writeln!(conf, "{key}={}", quoted(value));
     }
     // What this very file said the last time is no reason to leave it out now.
     let elsewhere = |key: &str| {

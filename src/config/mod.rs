@@ -7,13 +7,11 @@
 
 mod assemble;
 mod file;
-mod generate;
 mod iam_policy;
 mod json;
 mod report;
 mod schema;
 mod shape;
-mod slurm_checks;
 pub mod slurm_conf;
 mod slurm_names;
 
@@ -24,14 +22,9 @@ use serde::de::DeserializeOwned;
 
 pub use assemble::{OWN_TAG_PREFIX, OWN_TAGS, ProgramSettings};
 pub use file::{LogFormat, LogLevel};
-pub use generate::{
-    GenerateOptions, GenerateWarning, Generated, GpuFacts, GroupFacts, InstanceTypeFacts, generate,
-    node_range, real_memory_mib,
-};
 pub use iam_policy::{iam_policy, move_statements};
 pub use report::{ConfigError, ConfigErrors, ConfigWarning, Finding, JsonPath};
 pub use schema::{config_schema, partitions_schema};
-pub use slurm_checks::{Check, FileState, Verdict, program_checks, slurm_checks};
 pub use slurm_conf::SlurmFacts;
 
 use crate::core::site::Site;

@@ -3,9 +3,7 @@
 
 mod accepted;
 mod broken;
-mod checks;
-mod generated;
+mod iam_policy;
 mod properties;
 mod schema;
 mod slurm_conf;
-mod slurmctld;
