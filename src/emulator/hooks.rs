@@ -37,7 +37,7 @@ impl HookPrograms {
     }
 }
 
-/// Runs hooks: in order for each instance, side by side for different ones.
+/// Runs hooks: in order for what happens to one memory, side by side for different ones.
 #[derive(Debug)]
 pub(super) struct Hooks {
     programs: HookPrograms,
@@ -76,8 +76,9 @@ impl Hooks {
             .env("EC2_IMAGE_ID", &signal.image_id)
             .env("EC2_REGION", &signal.region)
             .env("EC2_METADATA_URL", format!("{}/imds/{}", self.base_url, signal.instance_id))
+            .env("EC2_MEMORY_OF", &signal.memory_of)
             .env("EC2_ENDPOINT_URL", &self.base_url);
-        let previous = self.last.remove(&signal.instance_id);
+        let previous = self.last.remove(&signal.memory_of);
         let places = Arc::clone(&self.places);
         let what = format!("{} for {}", program.display(), signal.instance_id);
         let task = tokio::spawn(async move {
@@ -98,7 +99,7 @@ impl Hooks {
             }
             let _finished_or_late = tokio::time::timeout(PATIENCE, told).await;
         });
-        self.last.insert(signal.instance_id.clone(), task);
+        self.last.insert(signal.memory_of.clone(), task);
         if self.last.len() > 1024 {
             self.last.retain(|_, task| !task.is_finished());
         }

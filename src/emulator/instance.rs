@@ -113,6 +113,9 @@ pub struct Instance {
     pub interfaces: Vec<String>,
     /// Device name and volume id.
     pub volumes: Vec<(String, String)>,
+    pub root_device: String,
+    /// The instance whose memory this one has: itself, unless it resumed another's memory image.
+    pub memory_of: String,
     pub groups: Vec<String>,
     /// Whether it counts against its pool now.
     pub holds_capacity: bool,
@@ -140,6 +143,10 @@ impl Instance {
 
     pub fn hibernation(&self) -> bool {
         self.data.hibernation == Some(true)
+    }
+
+    pub fn root_volume(&self) -> Option<&String> {
+        self.volumes.iter().find(|(device, _)| *device == self.root_device).map(|(_, volume)| volume)
     }
 
     pub fn is_spot(&self) -> bool {
@@ -231,6 +238,7 @@ impl Region {
             lifecycle: instance.lifecycle.name(),
             image_id: instance.image.clone(),
             region: self.name.clone(),
+            memory_of: instance.memory_of.clone(),
         }
     }
 
@@ -272,8 +280,11 @@ impl Region {
             return;
         };
         instance.running_since = Some(now);
-        let resumed = std::mem::take(&mut instance.hibernated);
-        let moment = if resumed { Moment::Resume } else { Moment::Boot };
+        instance.hibernated = false;
+        let root = instance.root_volume().and_then(|root| self.volumes.get_mut(root));
+        let memory = root.and_then(|root| root.memory.take());
+        let moment = if memory.is_some() { Moment::Resume } else { Moment::Boot };
+        instance.memory_of = memory.map_or_else(|| id.to_owned(), |memory| memory.memory_of);
         self.signal(id, moment);
         self.fleet_instance_running(id);
     }
@@ -356,9 +367,8 @@ impl Region {
         let Some(instance) = self.instances.get(id) else {
             return;
         };
-        let lived = matches!(instance.state, State::Running | State::Stopping | State::Stopped)
-            && (instance.state == State::Running || instance.hibernated)
-            && instance.running_since.is_some();
+        // What is hibernated ends with the volume that it is on.
+        let lived = instance.state == State::Running && instance.running_since.is_some();
         let request = instance.spot_request.clone();
         if lived {
             self.signal(id, Moment::End);
@@ -407,6 +417,9 @@ impl Region {
     pub(super) fn stop(&mut self, id: &str, hibernate: bool, reason: (&str, &str)) {
         let now = self.now;
         self.signal(id, if hibernate { Moment::Hibernate } else { Moment::End });
+        if hibernate {
+            self.freeze_memory(id);
+        }
         let Some(step) = self.step(id, State::Stopping) else {
             return;
         };
@@ -426,6 +439,16 @@ impl Region {
             (self.rules.delays.stopping_ms, Event::Stop { instance: id.to_owned(), step })
         };
         self.after(delay, event);
+    }
+
+    /// The memory image goes to the root volume.
+    fn freeze_memory(&mut self, id: &str) {
+        let Some(instance) = self.instances.get(id) else { return };
+        let Some(root) = instance.root_volume().cloned() else { return };
+        let end = self.signal_of(instance, Moment::End);
+        if let Some(volume) = self.volumes.get_mut(&root) {
+            volume.memory = Some(Box::new(end));
+        }
     }
 
     pub(super) fn stop_over(&mut self, id: &str, step: u32) {
@@ -467,10 +490,15 @@ impl Region {
         instance.transition = String::new();
         instance.interrupted = false;
         instance.held_until = None;
-        instance.holds_capacity = true;
         instance.launch_tags = tags;
         let key = instance.pool();
-        self.pools.take(&key);
+        let reserved = instance.data.reservation_id.clone().filter(|id| self.take_slot(id));
+        let Some(instance) = self.instances.get_mut(id) else { return };
+        instance.holds_capacity = reserved.is_none();
+        instance.capacity_reservation = reserved;
+        if instance.holds_capacity {
+            self.pools.take(&key);
+        }
         self.spot_started(id);
         self.after(self.rules.delays.starting_ms, Event::Started { instance: id.to_owned(), step });
     }

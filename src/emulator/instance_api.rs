@@ -70,7 +70,18 @@ impl Region {
             None => (own, None),
         };
         let facts = self.facts(data.instance_type.as_deref().unwrap_or("m1.small"))?;
-        let subnet = match request.text("SubnetId").map(str::to_owned).or_else(|| {
+        let existing = data.interfaces.iter().find(|interface| interface.index == 0);
+        let existing = match existing.and_then(|interface| interface.interface_id.as_deref()) {
+            Some(id) => Some(self.free_interface(id)?.subnet.clone()),
+            None => None,
+        };
+        if data.interfaces.iter().any(|interface| interface.interface_id.is_some()) && !data.groups.is_empty()
+        {
+            return Err(ApiError::combination(
+                "Network interfaces and an instance-level security groups may not be specified on the same request",
+            ));
+        }
+        let subnet = match existing.or_else(|| request.text("SubnetId").map(str::to_owned)).or_else(|| {
             data.interfaces
                 .iter()
                 .find(|interface| interface.index == 0)
@@ -295,11 +306,25 @@ impl Region {
                     ),
                 ));
             }
-            if instance.volumes.is_empty() {
+            if instance.root_volume().is_none() {
                 return Err(ApiError::new(
                     "IncorrectInstanceState",
-                    format!("Instance '{id}' does not have a volume attached at root (/dev/xvda)"),
+                    format!(
+                        "Instance '{id}' does not have a volume attached at root ({})",
+                        instance.root_device
+                    ),
                 ));
+            }
+            if let Some(reservation) = &instance.data.reservation_id {
+                if !self.has_slot(reservation) {
+                    return Err(ApiError::new(
+                        "ReservationCapacityExceeded",
+                        format!(
+                            "The Capacity Reservation '{reservation}' does not have capacity for '{id}'."
+                        ),
+                    ));
+                }
+                continue;
             }
             let launch = Launch {
                 facts: instance.facts,

@@ -122,9 +122,7 @@ impl Region {
             "disableApiStop" => value(data.disable_stop.unwrap_or(false).to_string()),
             "ebsOptimized" => value(data.ebs_optimized.unwrap_or(false).to_string()),
             "enaSupport" | "sourceDestCheck" => value("true".to_owned()),
-            "rootDeviceName" => value(
-                instance.volumes.first().map_or_else(|| "/dev/xvda".to_owned(), |(device, _)| device.clone()),
-            ),
+            "rootDeviceName" => value(instance.root_device.clone()),
             "instanceInitiatedShutdownBehavior" => {
                 value(data.shutdown_behavior.clone().unwrap_or_else(|| "stop".to_owned()));
             }

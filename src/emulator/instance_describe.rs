@@ -225,10 +225,7 @@ impl Region {
         }
         xml.text("architecture", instance.facts.architecture);
         xml.text("rootDeviceType", "ebs");
-        xml.text(
-            "rootDeviceName",
-            instance.volumes.first().map_or("/dev/xvda", |(device, _)| device.as_str()),
-        );
+        xml.text("rootDeviceName", &instance.root_device);
         xml.set("blockDeviceMapping", &instance.volumes, |xml, (device, id)| {
             xml.text("deviceName", device);
             if let Some(attachment) = self.volumes.get(id).and_then(|volume| volume.attachment.as_ref()) {

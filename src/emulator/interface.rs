@@ -62,6 +62,15 @@ impl Region {
         }
     }
 
+    /// An interface that a launch names: it must exist and be free.
+    pub(super) fn free_interface(&self, id: &str) -> Result<&Interface, ApiError> {
+        let interface = self.interfaces.get(id).ok_or_else(|| no_interface(&[id]))?;
+        if interface.attachment.is_some() {
+            return Err(ApiError::new("InvalidNetworkInterface.InUse", format!("Interface: [{id}] in use.")));
+        }
+        Ok(interface)
+    }
+
     /// An attach or detach of an interface is over.
     pub(super) fn interface_step(&mut self, id: &str) {
         let Some(interface) = self.interfaces.get_mut(id) else { return };

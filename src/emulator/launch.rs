@@ -100,9 +100,17 @@ impl Region {
         } else if let Some(free) = self.pools.free(&key) {
             bound(free.saturating_add(reserved).saturating_sub(planned.in_pool(&key)), no_capacity(&key));
         }
+        for spec in &launch.data.interfaces {
+            if let Some(error) = spec.interface_id.as_deref().and_then(|id| self.free_interface(id).err()) {
+                bound(0, error);
+            }
+        }
         let (count, error) = self.quota_left(launch, planned);
         if let Some(count) = count {
             bound(count, error);
+        }
+        if launch.data.interfaces.iter().any(|spec| spec.index == 0 && spec.interface_id.is_some()) {
+            return (granted, why);
         }
         bound(
             subnet.free().saturating_sub(planned.in_subnet(&subnet.id)),
@@ -255,10 +263,19 @@ impl Region {
             .find(|interface| interface.index == 0)
             .and_then(|interface| interface.private_ip.as_ref())
             .and_then(|text| text.parse().ok());
+        // An existing interface brings its address along.
+        let brought: Option<Ipv4Addr> = launch
+            .data
+            .interfaces
+            .iter()
+            .find(|interface| interface.index == 0)
+            .and_then(|interface| self.interfaces.get(interface.interface_id.as_ref()?))
+            .map(|interface| interface.private_ip);
         let subnet = self.subnet_mut(&launch.subnet)?;
-        let private_ip = match wanted_ip {
-            Some(ip) => subnet.take_this(ip).then_some(ip)?,
-            None => subnet.take()?,
+        let private_ip = match (brought, wanted_ip) {
+            (Some(ip), _) => ip,
+            (None, Some(ip)) => subnet.take_this(ip).then_some(ip)?,
+            (None, None) => subnet.take()?,
         };
         let (zone, zone_id, vpc) = (subnet.zone.clone(), subnet.zone_id.clone(), subnet.vpc.clone());
         let id = self.new_id("i");
@@ -309,6 +326,8 @@ impl Region {
             client_token: launch.client_token.clone(),
             interfaces: Vec::new(),
             volumes: Vec::new(),
+            root_device: String::new(),
+            memory_of: id.clone(),
             groups: groups.clone(),
             holds_capacity,
             capacity_reservation: reservation_used,
@@ -364,6 +383,7 @@ impl Region {
             return;
         };
         let root = self.root_device(&instance.data, &image);
+        instance.root_device.clone_from(&root.device);
         let mut devices = vec![root.clone()];
         devices.extend(
             instance
@@ -400,6 +420,7 @@ impl Region {
                         delete_on_termination: device.delete_on_termination.unwrap_or(at == 0),
                         state: "attached",
                     }),
+                    memory: None,
                 },
             );
             instance.volumes.push((device.device, id));
@@ -414,6 +435,10 @@ impl Region {
         }
         let tags = instance.data.tags_for("network-interface");
         for (at, spec) in specs.into_iter().enumerate() {
+            if let Some(id) = &spec.interface_id {
+                self.take_interface(instance, id, spec.index);
+                continue;
+            }
             let private_ip = if at == 0 {
                 instance.private_ip
             } else {
@@ -450,6 +475,23 @@ impl Region {
             self.interfaces.insert(id.clone(), interface);
             instance.interfaces.push(id);
         }
+    }
+
+    /// An existing interface that the launch brought along; it outlives the instance ("Attach a network interface").
+    fn take_interface(&mut self, instance: &mut Instance, id: &str, index: i64) {
+        let attachment_id = self.new_id("eni-attach");
+        let now = self.now;
+        let Some(interface) = self.interfaces.get_mut(id) else { return };
+        interface.attachment_id = attachment_id;
+        interface.attachment = Some(Attachment {
+            instance: instance.id.clone(),
+            device: index.to_string(),
+            since: now,
+            delete_on_termination: false,
+            state: "attached",
+        });
+        instance.groups.clone_from(&interface.groups);
+        instance.interfaces.push(id.to_owned());
     }
 
     pub(super) fn new_mac(&mut self) -> String {

@@ -108,9 +108,11 @@ impl Sessions {
 }
 
 fn reachable<'w>(world: &'w World, id: &str) -> Option<(&'w Region, &'w Instance)> {
-    world.find_instance(id).filter(|(_, instance)| {
+    let answers = |(_, instance): &(&Region, &Instance)| {
         matches!(instance.state, State::Pending | State::Running | State::Stopping | State::ShuttingDown)
-    })
+    };
+    // What runs here keeps the address it was born with, and is told of the instance that it is on now.
+    world.find_instance(id).filter(answers).or_else(|| world.find_memory_of(id).filter(answers))
 }
 
 /// A value, or the names below a path: directories end with a slash.

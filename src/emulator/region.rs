@@ -42,6 +42,8 @@ pub struct Signal {
     pub lifecycle: &'static str,
     pub image_id: String,
     pub region: String,
+    /// The instance whose memory this is: another one's if its memory image was resumed here.
+    pub memory_of: String,
 }
 
 /// Events to come. The number of an instance's event is its step count when it was set: a later

@@ -116,6 +116,20 @@ impl Region {
         Some(id)
     }
 
+    /// A stopped instance that names its reservation starts in it.
+    pub(super) fn take_slot(&mut self, id: &str) -> bool {
+        let now = self.now;
+        let Some(reservation) = self.reservations.get_mut(id).filter(|r| r.free(now) > 0) else {
+            return false;
+        };
+        reservation.used += 1;
+        true
+    }
+
+    pub(super) fn has_slot(&self, id: &str) -> bool {
+        self.reservations.get(id).is_some_and(|reservation| reservation.free(self.now) > 0)
+    }
+
     pub(super) fn free_reserved_slot(&mut self, id: &str) {
         let Some(reservation) = self.reservations.get_mut(id) else { return };
         reservation.used = reservation.used.saturating_sub(1);

@@ -290,7 +290,13 @@ impl Region {
                                 .is_none_or(|bid| bid >= price)
                     },
                 );
-            if affordable {
+            if affordable && instance.root_volume().is_none() {
+                // "Behavior of Spot Instance interruptions" (EC2 User Guide): the start fails, and EC2 ends the instance.
+                self.interrupted.remove(&id);
+                let reason =
+                    ("Server.SpotInstanceTermination", "Server.SpotInstanceTermination: root volume missing");
+                self.terminate(&id, reason, "instance-terminated-launch-failed");
+            } else if affordable {
                 self.interrupted.remove(&id);
                 self.start(&id);
             }

@@ -9,7 +9,7 @@ use super::instance::State;
 use super::launch_data::{read_tag_specs, write_tags};
 use super::page::Page;
 use super::query::Node;
-use super::region::{Event, Region};
+use super::region::{Event, Region, Signal};
 use super::time::{Millis, iso};
 use super::xml::Xml;
 
@@ -36,6 +36,8 @@ pub struct Volume {
     pub snapshot: Option<String>,
     pub created: Millis,
     pub attachment: Option<Attachment>,
+    /// The memory image of a hibernated instance, as what would be told of its end.
+    pub memory: Option<Box<Signal>>,
 }
 
 impl Volume {
@@ -58,8 +60,16 @@ impl Region {
         let Some(volume) = self.volumes.get_mut(id) else { return };
         let Some(attachment) = volume.attachment.take() else { return };
         if attachment.delete_on_termination {
-            self.volumes.remove(id);
-            self.tags.remove(id);
+            self.drop_volume(id);
+        }
+    }
+
+    /// Processes that were frozen on the volume end with it.
+    fn drop_volume(&mut self, id: &str) {
+        self.tags.remove(id);
+        let memory = self.volumes.remove(id).and_then(|volume| volume.memory);
+        if let Some(signal) = memory {
+            self.signals.push(Signal { at: self.now, ..*signal });
         }
     }
 
@@ -112,6 +122,7 @@ impl Region {
                 snapshot,
                 created: region.now,
                 attachment: None,
+                memory: None,
             };
             region.volumes.insert(id.clone(), volume);
             Ok(id)
@@ -131,8 +142,7 @@ impl Region {
                 format!("Volume {id} is currently attached to {}", attachment.instance),
             ));
         }
-        self.volumes.remove(id);
-        self.tags.remove(id);
+        self.drop_volume(id);
         xml.put("return", true);
         Ok(())
     }
@@ -217,7 +227,7 @@ impl Region {
             ));
         }
         let root = self.instances.get(&attachment.instance).is_some_and(|instance| {
-            instance.state != State::Stopped && instance.volumes.first().is_some_and(|(_, root)| root == id)
+            instance.state != State::Stopped && instance.root_volume().is_some_and(|root| root == id)
         });
         if root {
             return Err(ApiError::new(

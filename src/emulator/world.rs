@@ -324,6 +324,15 @@ impl World {
         self.regions.values().find_map(|region| region.instances.get(id).map(|instance| (region, instance)))
     }
 
+    /// The instance that has the memory of this one now.
+    pub(super) fn find_memory_of(&self, id: &str) -> Option<(&Region, &Instance)> {
+        self.regions.values().find_map(|region| {
+            let found =
+                region.instances.iter().find(|instance| instance.memory_of == id && instance.id != id)?;
+            Some((region, found))
+        })
+    }
+
     // What follows is the control side.
 
     /// How many requests were handled; calls and log entries after this mark have higher numbers.
@@ -394,10 +403,9 @@ impl World {
                 region
                     .instances
                     .iter()
-                    .filter(|instance| {
-                        instance.state == State::Running || (instance.hibernated && instance.state.alive())
-                    })
+                    .filter(|instance| instance.state == State::Running)
                     .map(|instance| region.signal_of(instance, super::region::Moment::End))
+                    .chain(region.volumes.values().filter_map(|volume| volume.memory.as_deref().cloned()))
             })
             .collect()
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Spot nodes that EC2 hibernates: their slurmds and steps are really frozen, and their jobs outlive it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -230,4 +231,137 @@ fn a_sleep_longer_than_the_time_limit_does_not_time_the_job_out() {
     let end = cluster.slurm.wait_for_job(job).unwrap();
     assert_eq!((end["JobState"].as_str(), end["Restarts"].as_str()), ("COMPLETED", "0"), "{end:?}");
     assert!(std::fs::read_to_string(output).unwrap().contains("counted 30"));
+}
+
+/// Nodes whose instances have an encrypted root volume with room for their memory, and a volume of data.
+fn moving_options(nodes: u32) -> Options {
+    Options {
+        template: vec![
+            ("HibernationOptions.Configured", "true"),
+            ("BlockDeviceMapping.1.DeviceName", "/dev/xvda"),
+            ("BlockDeviceMapping.1.Ebs.VolumeSize", "20"),
+            ("BlockDeviceMapping.1.Ebs.Encrypted", "true"),
+            ("BlockDeviceMapping.2.DeviceName", "/dev/sdb"),
+            ("BlockDeviceMapping.2.Ebs.VolumeSize", "5"),
+            ("BlockDeviceMapping.2.Ebs.DeleteOnTermination", "true"),
+        ],
+        group: json!({
+            "SpotOptions": {"InstanceInterruptionBehavior": "hibernate"},
+            "FleetScope": "node",
+            "MaxHibernationMin": 1,
+            "AfterMaxHibernation": "on-demand",
+        }),
+        ..options(nodes, true)
+    }
+}
+
+/// The nodes are on-demand instances with the volumes that their Spot instances had, and nothing else is left.
+fn wait_for_moved(cluster: &Cluster, volumes: &BTreeMap<String, Option<(String, bool)>>) {
+    wait::until("every job's volumes on an on-demand instance, and nothing else", || {
+        let living = cluster.emulator.living_instances()?;
+        let now = cluster.emulator.volumes()?;
+        let whole = now.len() == volumes.len()
+            && now.values().all(|attached| {
+                attached.as_ref().is_some_and(|(id, deleted)| *deleted && living.iter().any(|i| i.id == *id))
+            });
+        let on_demand = living.iter().all(|instance| instance.lifecycle == "on-demand");
+        let done =
+            whole && on_demand && living.len() * 2 == now.len() && cluster.emulator.reservations()? == 0;
+        Ok(done.then_some(()))
+    })
+    .unwrap();
+    assert!(cluster.emulator.volumes().unwrap().keys().eq(volumes.keys()), "the same volumes");
+}
+
+/// When the nodes are powered down, EC2 has nothing left of them.
+fn assert_nothing_left(cluster: &Cluster) {
+    for node in cluster.slurm.nodes().unwrap() {
+        cluster
+            .slurm
+            .scontrol(&["update", &format!("NodeName={}", node["NodeName"]), "State=POWER_DOWN"])
+            .unwrap();
+    }
+    wait::until("no instance and no volume in EC2", || {
+        let left = cluster.emulator.living_instances()?.len() + cluster.emulator.volumes()?.len();
+        Ok((left == 0).then_some(()))
+    })
+    .unwrap();
+}
+
+fn assert_completed(cluster: &Cluster, job: u32, output: &std::path::Path, seconds: u32) {
+    let end = cluster.slurm.wait_for_job(job).unwrap();
+    assert_eq!((end["JobState"].as_str(), end["Restarts"].as_str()), ("COMPLETED", "0"), "{end:?}");
+    let text = std::fs::read_to_string(output).unwrap();
+    assert_eq!(text.matches(&format!("counted {seconds}")).count(), 1, "{text}");
+}
+
+#[test]
+fn a_sleep_beyond_the_limit_goes_on_as_an_on_demand_instance() {
+    let cluster = Cluster::start(&moving_options(1)).unwrap();
+    let (job, output) = counting_job(&cluster, 40, 2, 0);
+    let node = wait_for_state(&cluster, job, "RUNNING")["NodeList"].clone();
+    let spot = cluster.bindings().unwrap()[0].1.clone();
+    let address = cluster.slurm.node(&node).unwrap()["NodeAddr"].clone();
+    let volumes = cluster.emulator.volumes().unwrap();
+    assert_eq!(volumes.len(), 2);
+    hibernate_all(&cluster);
+    wait_for_moved(&cluster, &volumes);
+    let moved = cluster.bindings().unwrap()[0].1.clone();
+    assert_ne!(moved, spot);
+    assert_eq!(cluster.slurm.node(&node).unwrap()["NodeAddr"], address, "the interface came along");
+    assert_completed(&cluster, job, &output, 40);
+    let record = cluster.slurm.node(&node).unwrap();
+    assert!(!has_state(&record, "DRAIN") && base_state(&record) != "DOWN", "{record:?}");
+    let told = cluster.ec2fleet(&["explain", &node]).unwrap();
+    assert!(told.contains(&moved) && told.contains(&spot), "{told}");
+    assert_nothing_left(&cluster);
+}
+
+/// One node for each call of the move; each call is refused once, and the reply to one of each is lost.
+#[test]
+fn jobs_move_to_on_demand_although_every_call_fails_once_and_slurmctld_is_killed() {
+    const REFUSED: [(&str, &str); 12] = [
+        ("CreateCapacityReservation", "InsufficientInstanceCapacity"),
+        ("RunInstances", "InvalidParameterCombination"),
+        ("CreateTags", "OperationNotPermitted"),
+        ("ModifyInstanceAttribute", "OperationNotPermitted"),
+        ("ModifyNetworkInterfaceAttribute", "OperationNotPermitted"),
+        ("DetachVolume", "IncorrectState"),
+        ("DeleteFleets", "InternalError"),
+        ("StopInstances", "UnsupportedOperation"),
+        ("AttachVolume", "IncorrectState"),
+        ("StartInstances", "InsufficientInstanceCapacity"),
+        ("DeleteVolume", "VolumeInUse"),
+        ("CancelCapacityReservation", "OperationNotPermitted"),
+    ];
+    let mut cluster = Cluster::start(&moving_options(u32::try_from(REFUSED.len()).unwrap())).unwrap();
+    let jobs: Vec<_> = (0..REFUSED.len()).map(|number| counting_job(&cluster, 30, 10, number)).collect();
+    for (job, _) in &jobs {
+        wait_for_state(&cluster, *job, "RUNNING");
+    }
+    let volumes = cluster.emulator.volumes().unwrap();
+    assert_eq!(volumes.len(), 2 * REFUSED.len());
+    hibernate_all(&cluster);
+    wait::until("every node to be seen asleep", || Ok((asleep(&cluster) == REFUSED.len()).then_some(())))
+        .unwrap();
+    for (action, code) in REFUSED {
+        cluster.emulator.command(&json!({"fault": {"action": action, "code": code, "count": 1}})).unwrap();
+        cluster
+            .emulator
+            .command(&json!({"fault": {"action": action, "lost_reply": true, "count": 1}}))
+            .unwrap();
+    }
+    let calls = |action: &str| cluster.emulator.calls().map(|calls| calls.get(action).copied().unwrap_or(0));
+    wait::until("the first on-demand instances to be asked for", || {
+        Ok((calls("StopInstances")? >= 2).then_some(()))
+    })
+    .unwrap();
+    cluster.slurm.kill();
+    cluster.slurm.start().unwrap();
+    cluster.wait_for_plugin().unwrap();
+    wait_for_moved(&cluster, &volumes);
+    for (job, output) in &jobs {
+        assert_completed(&cluster, *job, output, 30);
+    }
+    assert_nothing_left(&cluster);
 }

@@ -30,6 +30,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// ec2-emulator's scenario.
     pub scenario: Value,
+    /// Members for the launch template beside the usual ones.
+    pub template: Vec<(&'static str, &'static str)>,
     /// Members for config.json and for the node group of partitions.json, beside or instead of the usual ones.
     pub config: Value,
     pub group: Value,
@@ -55,6 +57,7 @@ impl Default for Options {
             plugin: true,
             environment: Vec::new(),
             scenario: json!({}),
+            template: Vec::new(),
             config: json!({}),
             group: json!({}),
             suspend_time: 5,
@@ -94,7 +97,7 @@ impl Cluster {
         });
         merge(&mut scenario, &options.scenario);
         let emulator = Emulator::start(folder, &scenario, options.slurmd.then_some(&instances))?;
-        emulator.create_launch_template("rig")?;
+        emulator.create_launch_template("rig", &options.template)?;
 
         let config = folder.join("config");
         std::fs::create_dir(&config).map_err(|e| e.to_string())?;

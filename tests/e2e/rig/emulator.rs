@@ -20,6 +20,7 @@ pub struct Instance {
     #[serde(rename = "instance_type")]
     pub kind: String,
     pub state: String,
+    pub lifecycle: String,
     #[serde(rename = "private_ip")]
     pub address: String,
     pub tags: BTreeMap<String, String>,
@@ -152,23 +153,50 @@ impl Emulator {
         agent().post(&self.url).send_form(form).map_err(error)?.body_mut().read_to_string().map_err(error)
     }
 
-    pub fn create_launch_template(&self, name: &str) -> Outcome<()> {
-        self.query(
-            "CreateLaunchTemplate",
-            &[
-                ("LaunchTemplateName", name),
-                ("LaunchTemplateData.ImageId", "ami-00000000000000001"),
-                ("LaunchTemplateData.MetadataOptions.HttpTokens", "required"),
-                ("LaunchTemplateData.MetadataOptions.InstanceMetadataTags", "enabled"),
-            ],
-        )
-        .map(drop)
+    /// `data`: more members of `LaunchTemplateData`.
+    pub fn create_launch_template(&self, name: &str, data: &[(&str, &str)]) -> Outcome<()> {
+        let more: Vec<(String, &str)> =
+            data.iter().map(|(key, value)| (format!("LaunchTemplateData.{key}"), *value)).collect();
+        let mut parameters = vec![
+            ("LaunchTemplateName", name),
+            ("LaunchTemplateData.ImageId", "ami-00000000000000001"),
+            ("LaunchTemplateData.MetadataOptions.HttpTokens", "required"),
+            ("LaunchTemplateData.MetadataOptions.InstanceMetadataTags", "enabled"),
+        ];
+        parameters.extend(more.iter().map(|(key, value)| (key.as_str(), *value)));
+        self.query("CreateLaunchTemplate", &parameters).map(drop)
+    }
+
+    /// Every volume with its instance, if it is attached, and whether EC2 deletes it with that.
+    pub fn volumes(&self) -> Outcome<BTreeMap<String, Option<(String, bool)>>> {
+        let text = self.query("DescribeVolumes", &[])?;
+        // One `size` for each volume, after its id and before its attachment.
+        let parts: Vec<&str> = text.split("<size>").collect();
+        let mut volumes = BTreeMap::new();
+        for pair in parts.windows(2) {
+            let id = pair[0].rsplit("<volumeId>").next().and_then(|rest| rest.split('<').next());
+            let attachment = pair[1].split("</attachmentSet>").next().and_then(|set| {
+                let instance = element(set, "instanceId")?;
+                Some((instance.to_owned(), element(set, "deleteOnTermination") == Some("true")))
+            });
+            volumes.insert(id.unwrap_or_default().to_owned(), attachment);
+        }
+        Ok(volumes)
+    }
+
+    /// Capacity reservations that are in force.
+    pub fn reservations(&self) -> Outcome<usize> {
+        Ok(self.query("DescribeCapacityReservations", &[])?.matches("<state>active<").count())
     }
 
     pub fn create_tag(&self, resource: &str, key: &str, value: &str) -> Outcome<()> {
         self.query("CreateTags", &[("ResourceId.1", resource), ("Tag.1.Key", key), ("Tag.1.Value", value)])
             .map(drop)
     }
+}
+
+fn element<'t>(xml: &'t str, name: &str) -> Option<&'t str> {
+    xml.split_once(&format!("<{name}>"))?.1.split('<').next()
 }
 
 fn agent() -> ureq::Agent {

@@ -45,7 +45,7 @@ impl Instances {
         for verb in Verb::ALL {
             let text = format!(
                 "#!/bin/sh\n\
-                 export RIG_FOLDER='{}' RIG_NODE_SIDE='{}' RIG_INSTANCE=\"$EC2_INSTANCE_ID\" SLURM_CONF='{conf}'\n\
+                 export RIG_FOLDER='{}' RIG_NODE_SIDE='{}' RIG_INSTANCE=\"${{EC2_MEMORY_OF:-$EC2_INSTANCE_ID}}\" SLURM_CONF='{conf}'\n\
                  export SLURMD='{}' SLURMD_OPTIONS='-b -f {conf}'\n\
                  unset LD_PRELOAD\n\
                  exec '{}' {}\n",
