@@ -344,12 +344,9 @@ fn jobs_move_to_on_demand_although_every_call_fails_once_and_slurmctld_is_killed
     hibernate_all(&cluster);
     wait::until("every node to be seen asleep", || Ok((asleep(&cluster) == REFUSED.len()).then_some(())))
         .unwrap();
+    let fault = |fault: Value| cluster.emulator.command(&json!({ "fault": fault })).unwrap();
     for (action, code) in REFUSED {
-        cluster.emulator.command(&json!({"fault": {"action": action, "code": code, "count": 1}})).unwrap();
-        cluster
-            .emulator
-            .command(&json!({"fault": {"action": action, "lost_reply": true, "count": 1}}))
-            .unwrap();
+        fault(json!({"action": action, "code": code, "count": 1}));
     }
     let calls = |action: &str| cluster.emulator.calls().map(|calls| calls.get(action).copied().unwrap_or(0));
     wait::until("the first on-demand instances to be asked for", || {
@@ -359,7 +356,15 @@ fn jobs_move_to_on_demand_although_every_call_fails_once_and_slurmctld_is_killed
     cluster.slurm.kill();
     cluster.slurm.start().unwrap();
     cluster.wait_for_plugin().unwrap();
+    // Moves that were refused are tried again after a minute: each of their calls loses a reply.
+    for (action, _) in REFUSED {
+        cluster
+            .emulator
+            .command(&json!({"fault": {"action": action, "lost_reply": true, "count": 1}}))
+            .unwrap();
+    }
     wait_for_moved(&cluster, &volumes);
+    assert_eq!(cluster.emulator.clear_faults().unwrap(), 0, "every call has failed and lost a reply");
     for (job, output) in &jobs {
         assert_completed(&cluster, *job, output, 30);
     }

@@ -353,11 +353,13 @@ impl Engine {
         let CloudRequest::DeleteFleets { ids, .. } = &intent.request else { return };
         match result {
             Ok(CloudReply::Deleted { deleted, failed }) => {
-                // A fleet that EC2 does not know is as gone as a deleted one.
-                let (unknown, refused): (Vec<_>, Vec<_>) = failed
-                    .iter()
-                    .cloned()
-                    .partition(|(_, code)| code.eq_ignore_ascii_case("fleetIdDoesNotExist"));
+                // Not known, or deleted before: the reply to the first attempt was lost. A fleet that exists after all is
+                // listed, and deleted then as one without a node.
+                let (unknown, refused): (Vec<_>, Vec<_>) = failed.iter().cloned().partition(|(_, code)| {
+                    ["fleetIdDoesNotExist", "fleetNotInDeletableState"]
+                        .iter()
+                        .any(|gone| code.eq_ignore_ascii_case(gone))
+                });
                 let mut gone = deleted.clone();
                 gone.extend(unknown.into_iter().map(|(fleet, _)| fleet));
                 if !gone.is_empty() {

@@ -286,11 +286,11 @@ impl Ec2 {
             }
             CloudRequest::DeleteFleets { ids, terminate_instances } => {
                 assert!(terminate_instances);
-                for id in ids {
-                    self.fleets.remove(id);
-                }
+                let (deleted, gone): (Vec<_>, Vec<_>) =
+                    ids.iter().cloned().partition(|id| self.fleets.remove(id));
                 self.end("i-spot");
-                Ok(CloudReply::Deleted { deleted: ids.clone(), failed: Vec::new() })
+                let failed = gone.into_iter().map(|id| (id, "fleetNotInDeletableState".to_owned())).collect();
+                Ok(CloudReply::Deleted { deleted, failed })
             }
             CloudRequest::CreateCapacityReservation(request) => {
                 let (id, new) = self.once(&request.client_token, "cr");

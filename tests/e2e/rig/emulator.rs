@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::instances::{Instances, Verb};
 use super::process::Daemon;
@@ -109,11 +109,22 @@ impl Emulator {
 
     /// A command of the scenario format, such as `{"interrupt": {"count": 2}}`.
     pub fn command(&self, command: &Value) -> Outcome<()> {
+        self.answer_to(command).map(drop)
+    }
+
+    fn answer_to(&self, command: &Value) -> Outcome<String> {
         agent()
             .post(format!("{}/_control/command", self.url))
             .send(command.to_string())
-            .map(drop)
+            .and_then(|mut answer| answer.body_mut().read_to_string())
             .map_err(|e| format!("ec2-emulator {command}: {e}"))
+    }
+
+    /// Remove all faults that are in force; how many there were.
+    pub fn clear_faults(&self) -> Outcome<u64> {
+        let answer = self.answer_to(&json!({"clear_faults": {"action": "*"}}))?;
+        let found = serde_json::from_str::<Value>(&answer).ok().and_then(|value| value["cleared"].as_u64());
+        found.ok_or_else(|| format!("clear_faults: {answer}"))
     }
 
     /// Calls since its start, by action.
