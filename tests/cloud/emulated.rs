@@ -9,11 +9,12 @@ use aws_sdk_ec2::types as sdk;
 use slurm_ec2_fleet::cloud::Cloud;
 use slurm_ec2_fleet::cloud::catalog::{Action, Catalog, Example, Verdict};
 use slurm_ec2_fleet::core::ec2_api::{
-    CloudReply, CloudRequest, ErrorClass, FleetHistoryRecord, FleetType, InstanceState,
+    CloudReply, CloudRequest, ErrorClass, FleetHistoryRecord, FleetType, Instance, InstanceState,
 };
 use slurm_ec2_fleet::core::fleet_spec::{LaunchTemplateOverride, OnDemandOptions};
+use slurm_ec2_fleet::core::relocation::{Next, Relocation, Sight, Stage};
 use slurm_ec2_fleet::core::site::Lifecycle;
-use slurm_ec2_fleet::emulator::Command;
+use slurm_ec2_fleet::emulator::{Command, Moment};
 
 use crate::backend::{CLUSTER_TAG, World, emulated, sorted, tags};
 use crate::shared::fleets;
@@ -266,10 +267,8 @@ async fn a_maintain_fleet_is_modified_deleted_and_remembered() {
     assert!(records.iter().any(|record| record.event_type == "fleetRequestChange"), "{records:?}");
 }
 
-/// A node that EC2 put to sleep is still there: the same id and address, in the cluster's list.
-#[tokio::test]
-async fn a_hibernated_instance_stays_in_the_list() {
-    let world = emulated(r#"{"speed": 0}"#).await;
+/// A fleet of one Spot instance that runs and can be hibernated.
+async fn hibernating(world: &World) -> (String, Instance) {
     let data = sdk::RequestLaunchTemplateData::builder()
         .image_id("ami-0123456789abcdef0")
         .instance_type(sdk::InstanceType::C5Large)
@@ -302,11 +301,19 @@ async fn a_hibernated_instance_stays_in_the_list() {
         .expect("a version that can hibernate");
     let mut fleet = world.fleet(FleetType::Maintain, Lifecycle::Spot, 1);
     fleet.spot_options.instance_interruption_behavior = Some("hibernate".into());
-    world.create(fleet).await;
+    let fleet_id = world.create(fleet).await.fleet_id;
     world.emulator().advance(120_000);
     let awake = world.in_cluster().await.remove(0);
     assert_eq!((awake.state, awake.lifecycle), (InstanceState::Running, Lifecycle::Spot));
     assert!(awake.tags.contains_key("aws:ec2:fleet-id"), "{:?}", awake.tags);
+    (fleet_id, awake)
+}
+
+/// A node that EC2 put to sleep is still there: the same id and address, in the cluster's list.
+#[tokio::test]
+async fn a_hibernated_instance_stays_in_the_list() {
+    let world = emulated(r#"{"speed": 0}"#).await;
+    let (_, awake) = hibernating(&world).await;
 
     command(&world, r#"{"interrupt": {}}"#);
     world.emulator().advance(600_000);
@@ -319,6 +326,121 @@ async fn a_hibernated_instance_stays_in_the_list() {
     world.emulator().advance(600_000);
     let again = world.in_cluster().await.remove(0);
     assert_eq!((again.state, &again.id), (InstanceState::Running, &awake.id));
+}
+
+/// What the move of this sleeping instance does, until `done` says so of its stage.
+async fn relocate(world: &World, fleet_id: &str, asleep: &Instance, done: Stage) -> Relocation {
+    let mut moving: Relocation = serde_json::from_value(serde_json::json!({
+        "node": "p-g-0", "cluster": world.cluster, "account": world.account, "stage": "inspect",
+        "from": asleep.id, "fleet_id": fleet_id, "token": format!("move-{}", world.cluster), "tries": 0,
+        "tags": {CLUSTER_TAG: world.cluster}, "begun_unix_ms": 0, "asleep_since_unix_ms": 0,
+    }))
+    .expect("a move at its beginning");
+    let mut fleet_gone = false;
+    for _ in 0..200 {
+        let CloudReply::Parts { instances, volumes } = world.ok(moving.look()).await else {
+            panic!("no parts")
+        };
+        let unix_ms = 1_900_000_000_000;
+        let sight = Sight { instances: &instances, volumes: &volumes, fleet_gone, unix_ms };
+        if moving.stage == done {
+            return moving;
+        }
+        match moving.next(&sight) {
+            Next::Change(next) => moving = *next,
+            Next::Look => {}
+            Next::Wait(ms) => {
+                world.emulator().advance(i64::try_from(ms).unwrap());
+            }
+            Next::EndFleet => {
+                let request =
+                    CloudRequest::DeleteFleets { ids: vec![fleet_id.into()], terminate_instances: true };
+                world.ok(request).await;
+                fleet_gone = true;
+            }
+            Next::Call(request) => match world.call(request.clone()).await {
+                Ok(reply) => {
+                    let made = match reply {
+                        CloudReply::Instances(made) => Some(made[0].id.clone()),
+                        CloudReply::Reserved { id } => Some(id),
+                        _ => None,
+                    };
+                    moving = moving.accepted(&request, made, unix_ms);
+                }
+                // The agent in the new instance is not ready yet.
+                Err(error) => {
+                    assert_eq!((request.action(), &*error.code), ("StopInstances", "UnsupportedOperation"));
+                    world.emulator().advance(10_000);
+                }
+            },
+            Next::Bind(instance) => {
+                assert_eq!(
+                    (&instance.private_ip, instance.state),
+                    (&asleep.private_ip, InstanceState::Running)
+                );
+                moving.moved = true;
+                moving.stage = Stage::Restore;
+            }
+            Next::Over(end) => panic!("over before its time: {end:?}"),
+        }
+    }
+    panic!("the move stands still at {:?}", moving.stage);
+}
+
+fn moments(world: &World, of: &str) -> Vec<(Moment, String)> {
+    let signals = world.emulator().signals();
+    signals.iter().filter(|s| s.memory_of == of).map(|s| (s.moment, s.instance_id.clone())).collect()
+}
+
+/// Its processes go on where its root volume is started.
+#[tokio::test]
+async fn a_hibernated_instance_goes_on_as_another_with_its_volumes_and_interface() {
+    let world = emulated(r#"{"speed": 0, "pools": [{"lifecycle": "on-demand", "capacity": 1}]}"#).await;
+    let (fleet_id, awake) = hibernating(&world).await;
+    command(&world, r#"{"interrupt": {}}"#);
+    world.emulator().advance(600_000);
+    let asleep = world.in_cluster().await.remove(0);
+    let moved = relocate(&world, &fleet_id, &asleep, Stage::Settle).await;
+    let to = moved.to.clone().expect("an on-demand instance");
+    assert_eq!(
+        moments(&world, &awake.id),
+        [
+            (Moment::Boot, awake.id.clone()),
+            (Moment::Hibernate, awake.id.clone()),
+            (Moment::Resume, to.clone())
+        ]
+    );
+    let living = world.in_cluster().await;
+    assert_eq!(living.iter().map(|i| (&i.id, i.lifecycle)).collect::<Vec<_>>(), [(&to, Lifecycle::OnDemand)]);
+    let request =
+        CloudRequest::DescribeParts { instances: vec![to.clone()], volumes: moved.own_volumes.clone() };
+    let CloudReply::Parts { instances, volumes } = world.ok(request).await else { panic!("no parts") };
+    let devices: Vec<(&str, bool)> =
+        instances[0].devices.iter().map(|d| (d.volume_id.as_str(), d.delete_on_termination)).collect();
+    assert_eq!(devices, [(moved.volumes[0].volume_id.as_str(), true)]);
+    assert!(instances[0].interfaces.iter().all(|interface| interface.delete_on_termination));
+    assert_eq!(volumes[0].attachment, None, "what it was born with is ready to be deleted");
+    // The memory image has been used; ending the instance ends the processes.
+    world.terminate(std::slice::from_ref(&to)).await;
+    world.emulator().advance(60_000);
+    assert_eq!(moments(&world, &awake.id).last(), Some(&(Moment::End, to)));
+}
+
+/// "Behavior of Spot Instance interruptions": a start without root volume fails, and EC2 ends the instance.
+#[tokio::test]
+async fn what_is_detached_outlives_an_instance_that_cannot_be_started() {
+    let world = emulated(r#"{"speed": 0}"#).await;
+    let (fleet_id, awake) = hibernating(&world).await;
+    command(&world, r#"{"interrupt": {}}"#);
+    world.emulator().advance(600_000);
+    let asleep = world.in_cluster().await.remove(0);
+    let moved = relocate(&world, &fleet_id, &asleep, Stage::EndSpot).await;
+    command(&world, r#"{"resume": {}}"#);
+    world.emulator().advance(5_000);
+    let CloudReply::Parts { instances, volumes } = world.ok(moved.look()).await else { panic!("no parts") };
+    assert_eq!(instances[0].instance.state, InstanceState::Terminated);
+    assert!(volumes.len() == 1 && volumes[0].attachment.is_none(), "{volumes:?}");
+    assert!(moments(&world, &awake.id).iter().all(|(moment, _)| *moment != Moment::End), "frozen, not ended");
 }
 
 /// Calls of one client at the same time do not wait for each other.
