@@ -53,6 +53,8 @@ const MAX_TAG_VALUE: usize = tag::MAX_VALUE;
 const MAX_POOLS: usize = 300;
 /// EC2 Fleets in state active, submitted and modifying per region.
 const MAX_FLEETS: u64 = 1_000;
+/// SpotFallbackSec of groups that keep fleets, unless it is set.
+const SPOT_FALLBACK_S: u32 = 210;
 /// `MinTargetCapacity` of CreateFleet.
 const MAX_MIN_TARGET: u32 = 1_000;
 /// A node name is also a host name, and a label of a host name has 63 characters (RFC 1035).
@@ -427,7 +429,7 @@ impl GroupCheck<'_> {
             .is_some_and(|o| o.instance_interruption_behavior.as_deref() == Some("hibernate"));
         let scope = self.scope(hibernates);
         if entry.purchasing_option.is_some() {
-            self.purchasing(lifecycle, hibernates);
+            self.purchasing(lifecycle, hibernates, scope);
         }
         self.fleet_options(scope);
         self.all_or_nothing(scope);
@@ -466,7 +468,7 @@ impl GroupCheck<'_> {
             naming: entry.node_naming.unwrap_or_default(),
             scope,
             all_or_nothing: entry.all_or_nothing.unwrap_or_default(),
-            spot_fallback_s: entry.spot_fallback_sec,
+            spot_fallback_s: self.spot_fallback(scope, lifecycle),
             hibernation,
         }
     }
@@ -485,6 +487,19 @@ impl GroupCheck<'_> {
         }
     }
 
+    /// Groups that keep fleets go on-demand by themselves, where there is time for it before ResumeTimeout.
+    fn spot_fallback(&self, scope: FleetScope, lifecycle: Lifecycle) -> Option<u32> {
+        match self.entry.spot_fallback_sec {
+            None => {
+                let time = self.settings.resume_timeout_s > SPOT_FALLBACK_S + 30;
+                (lifecycle == Lifecycle::Spot && scope != FleetScope::Launch && time)
+                    .then_some(SPOT_FALLBACK_S)
+            }
+            Some(0) => None,
+            set => set,
+        }
+    }
+
     fn scope(&mut self, hibernates: bool) -> FleetScope {
         let default = if hibernates { FleetScope::Node } else { FleetScope::Launch };
         let scope = self.entry.fleet_scope.unwrap_or(default);
@@ -498,7 +513,7 @@ impl GroupCheck<'_> {
         scope
     }
 
-    fn purchasing(&mut self, lifecycle: Lifecycle, hibernates: bool) {
+    fn purchasing(&mut self, lifecycle: Lifecycle, hibernates: bool, scope: FleetScope) {
         let spot_path = self.path.key("SpotOptions");
         match lifecycle {
             Lifecycle::OnDemand => {
@@ -524,7 +539,7 @@ impl GroupCheck<'_> {
                 }
             }
             Lifecycle::Spot => {
-                if self.entry.on_demand_options.is_some() && self.entry.spot_fallback_sec.is_none() {
+                if self.entry.on_demand_options.is_some() && self.spot_fallback(scope, lifecycle).is_none() {
                     self.warn(
                         "OnDemandOptions",
                         "OnDemandOptions has no effect in a spot node group without SpotFallbackSec.",

@@ -229,9 +229,10 @@ pub struct NodeGroupEntry {
     /// A job's nodes of this group start all together or not at all. Default: false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all_or_nothing: Option<bool>,
-    /// Seconds without a new Spot instance after which the missing nodes are launched on-demand. Default: never.
+    /// Seconds without a new Spot instance after which the missing nodes are launched on-demand; 0: never.
+    /// Default: 210 where FleetScope is node or group, else never.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 86_400))]
+    #[schemars(range(min = 0, max = 86_400))]
     pub spot_fallback_sec: Option<u32>,
     /// Tell slurmctld that hibernated nodes respond, so that SlurmdTimeout does not end their jobs. Default: true.
     #[serde(skip_serializing_if = "Option::is_none")]

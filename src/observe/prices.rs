@@ -10,6 +10,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::fact::{Fact, FactKind};
+use crate::core::hostlist;
+use crate::core::record::Binding;
 use crate::core::site::Lifecycle;
 
 pub const FILE_NAME: &str = "prices.json";
@@ -63,6 +66,32 @@ impl Prices {
         match lifecycle {
             Lifecycle::Spot => self.spot(instance_type, zone),
             Lifecycle::OnDemand => self.on_demand(instance_type),
+        }
+    }
+}
+
+/// Write what the fallback to on-demand costs into the events that tell of it, where prices are known.
+pub fn price_fallback<'a>(
+    facts: &mut [Fact],
+    binding: impl Fn(&str) -> Option<&'a Binding>,
+    prices: impl FnOnce() -> Prices,
+) {
+    let told = |fact: &Fact| fact.kind == FactKind::SpotFallback && !fact.instances.is_empty();
+    if !facts.iter().any(told) {
+        return;
+    }
+    let prices = prices();
+    for fact in facts.iter_mut().filter(|fact| told(fact)) {
+        let nodes = hostlist::expand(&fact.nodes).unwrap_or_default();
+        let bound: Vec<&Binding> = nodes.iter().filter_map(|node| binding(node)).collect();
+        let sum = |lifecycle: Lifecycle| -> Option<f64> {
+            bound.iter().map(|b| prices.of(lifecycle, &b.instance_type, &b.zone)).sum()
+        };
+        if let Some(usd) = sum(Lifecycle::OnDemand).filter(|_| !bound.is_empty()) {
+            fact.text.push_str(&format!(", for {usd:.3} USD an hour"));
+            if let Some(spot) = sum(Lifecycle::Spot) {
+                fact.text.push_str(&format!(" and not {spot:.3} USD as Spot"));
+            }
         }
     }
 }

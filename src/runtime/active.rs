@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The acting plugin or program: events in, effects out, until something ends it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::journal::fence::Fence;
 use crate::journal::storage::Storage;
 use crate::observe::history::History;
 use crate::observe::log;
+use crate::observe::prices::{self, Prices};
 use crate::observe::usage::UsageLog;
 use crate::slurm::Slurm;
 
@@ -51,6 +53,8 @@ pub enum End {
 pub struct Active<S> {
     pub driver: Driver<S>,
     pub fence: Fence,
+    /// Where prices are kept.
+    pub state_dir: PathBuf,
     pub history: History,
     pub usage: UsageLog,
     pub clock: Clock,
@@ -114,6 +118,8 @@ impl<S: Storage> Active<S> {
             _ => {}
         }
         let bindings = self.driver.engine.persisted().bindings.values();
+        let engine = &self.driver.engine;
+        prices::price_fallback(&mut facts, |node| engine.binding(node), || Prices::load(&self.state_dir));
         self.usage.follow(&outcome.bindings, &facts, bindings, now);
         self.note(facts, uid);
         if outcome.effects.iter().any(Effect::needs_sync) && !self.fence.holds() {

@@ -135,6 +135,7 @@ pub fn activate(
     let mut active = Active {
         driver,
         fence,
+        state_dir: configured.state_dir.clone(),
         history: History::open(&configured.state_dir),
         usage: UsageLog::open(&configured.state_dir),
         clock,

@@ -166,7 +166,7 @@ fn cases() -> Vec<Case> {
         (vec![Set("/NodeGroups/0/LaunchTemplateOverrides", json!([]))], vec!["@0.LaunchTemplateOverrides"]),
         (vec![Set("/NodeGroups/0/SubnetIds", json!([]))], vec!["@0.SubnetIds"]),
         (vec![Set("/NodeGroups/0/ProfileName", json!(""))], vec!["@0.ProfileName"]),
-        (vec![Set("/NodeGroups/1/SpotFallbackSec", json!(0))], vec!["@1.SpotFallbackSec"]),
+        (vec![Set("/NodeGroups/1/SpotFallbackSec", json!(90_000))], vec!["@1.SpotFallbackSec"]),
         (vec![Set("/config/RescanSec", json!(0))], vec!["$.RescanSec"]),
         (vec![Set("/config/MaxFleetNodes", json!(20_000))], vec!["$.MaxFleetNodes"]),
         (vec![Set("/config/MetricsPort", json!(70_000))], vec!["$.MetricsPort"]),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Giving instances to nodes: one instance, one node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::launch::Phase;
 use super::{Desire, Engine};
@@ -9,7 +9,7 @@ use crate::core::ec2_api::{CloudReply, CloudResult, Instance};
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
 use crate::core::record::{Binding, Record, TagLevel};
-use crate::core::site::Account;
+use crate::core::site::{Account, Lifecycle};
 
 /// EC2 lists an instance some time after it has launched it; this long, tags wait for the missing ones.
 const TAG_PATIENCE_MS: u64 = 5_000;
@@ -164,8 +164,29 @@ impl Engine {
             .instances(bindings.iter().map(|binding| binding.instance_id.clone()))
             .after_ms(self.waited(&names));
         self.fact(fact);
+        self.note_fallback(&bindings);
         self.tags.bound(&bindings, &self.site, now, tag_delay);
         self.record(Record::Bound { bindings });
+    }
+
+    /// On-demand instances of groups that should be Spot: they cost more, which the event says where prices are known.
+    fn note_fallback(&mut self, bindings: &[Binding]) {
+        let mut kinds: BTreeMap<(String, String), Vec<&Binding>> = BTreeMap::new();
+        for binding in bindings.iter().filter(|binding| binding.lifecycle == Lifecycle::OnDemand) {
+            let Some((group, _)) = self.site.locate(&binding.node) else { continue };
+            if group.lifecycle == Lifecycle::Spot {
+                kinds.entry((group.stem(), binding.instance_type.clone())).or_default().push(binding);
+            }
+        }
+        for ((stem, kind), bindings) in kinds {
+            let text = format!("{} nodes of {stem} run on-demand on {kind}", bindings.len());
+            let fact = self
+                .new_fact(FactKind::SpotFallback, text)
+                .group(stem)
+                .nodes(bindings.iter().map(|binding| &binding.node))
+                .instances(bindings.iter().map(|binding| binding.instance_id.clone()));
+            self.fact(fact);
+        }
     }
 
     /// Waiting nodes of the group that no launch serves yet, lowest index first.

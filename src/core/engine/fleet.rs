@@ -41,10 +41,10 @@ pub const MAX_FLEETS: usize = 1_000;
 pub(super) struct Fulfil {
     pub(super) account: Account,
     pub(super) group: String,
-    fleet_id: String,
-    lifecycle: Lifecycle,
+    pub(super) fleet_id: String,
+    pub(super) lifecycle: Lifecycle,
     tried: BTreeSet<Pool>,
-    since: u64,
+    pub(super) since: u64,
     /// When the first pool was asked.
     first: u64,
 }
@@ -234,14 +234,36 @@ impl Engine {
         let fallback = group.spot_fallback_s.filter(|_| lifecycle == Lifecycle::Spot);
         let exhausted = self.next_pool(&group, node, lifecycle, &tried).is_none();
         let on_demand = fallback.is_some_and(|seconds| exhausted || waited >= u64::from(seconds) * 1000);
-        let names = [node.to_owned()];
         if on_demand {
-            let text = format!("{node} goes on-demand: no Spot instance in {} s", waited / 1000);
-            self.fact(self.new_fact(FactKind::SpotFallback, text).nodes(&names).group(stem));
-            self.begin_node_fleets(&group, &names, Lifecycle::OnDemand, &BTreeMap::new());
+            self.go_on_demand(&group, node, &format!("no Spot instance in {} s", waited / 1000));
         } else {
             let tried = BTreeMap::from([(node.to_owned(), (tried, first))]);
-            self.begin_node_fleets(&group, &names, lifecycle, &tried);
+            self.begin_node_fleets(&group, &[node.to_owned()], lifecycle, &tried);
+        }
+    }
+
+    fn go_on_demand(&mut self, group: &Arc<NodeGroup>, node: &str, why: &str) {
+        let text = format!("{node} goes on-demand: {why}");
+        self.fact(self.new_fact(FactKind::SpotFallback, text).nodes([node]).group(group.stem()));
+        self.begin_node_fleets(group, &[node.to_owned()], Lifecycle::OnDemand, &BTreeMap::new());
+    }
+
+    /// Spot gives the account nothing more: on-demand at once where the site allows it, else the wait goes on.
+    pub(super) fn leave_spot(&mut self, node: &str) {
+        let stem = self.fulfilling.get(node).map(|fulfil| fulfil.group.clone());
+        let Some(group) = stem.and_then(|stem| self.site.group(&stem).cloned()) else { return };
+        if group.spot_fallback_s.is_none() || !self.wants_instance(node) {
+            return;
+        }
+        self.fulfilling.remove(node);
+        self.end_fleet_of(node);
+        self.go_on_demand(&group, node, "the account may have no more Spot instances");
+    }
+
+    /// This pool will give nothing: its time is over now.
+    pub(super) fn leave_pool(&mut self, node: &str) {
+        if let Some(fulfil) = self.fulfilling.get_mut(node) {
+            fulfil.since = fulfil.since.saturating_sub(POOL_PATIENCE_MS);
         }
     }
 

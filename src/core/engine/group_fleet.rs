@@ -12,6 +12,7 @@ use super::fleet::FLEET_ID;
 use super::launch::pools;
 use super::outbox::Purpose;
 use super::reconcile::{Strangers, busy_addresses};
+use super::shortage::Waiting;
 use super::watched::Watched;
 use crate::core::ec2_api::{
     CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, Fleet, FleetTemplate, FleetType,
@@ -64,6 +65,8 @@ pub(super) struct GroupState {
     /// Instances that belong to nobody, as the last look saw them.
     spare: BTreeSet<String>,
     last_arrival: u64,
+    /// EC2's history has said why no Spot instance comes to those that wait.
+    short: bool,
 }
 
 impl GroupState {
@@ -103,6 +106,7 @@ impl Engine {
         let state = self.group_states.entry(group.stem()).or_default();
         if state.awaiting.is_empty() {
             state.last_arrival = now;
+            state.short = false;
         }
         for node in nodes {
             if !state.awaiting.contains_key(node) {
@@ -259,6 +263,41 @@ impl Engine {
             }
         }
         (spot, on_demand)
+    }
+
+    /// Since when, where and by which fleet groups wait for Spot instances.
+    pub(super) fn groups_waiting_for_spot(&self) -> Vec<(u64, Account, String, Waiting)> {
+        let mut waiting = Vec::new();
+        for (key, state) in &self.group_states {
+            let spot = self.site.group(key).is_some_and(|group| group.lifecycle == Lifecycle::Spot);
+            if spot
+                && !state.short
+                && state.on_demand_wanted < u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX)
+                && let Some(fleet) = self.persisted.group_fleets.get(key)
+            {
+                let who = Waiting::Group(key.clone());
+                waiting.push((state.last_arrival, fleet.account.clone(), fleet.fleet_id.clone(), who));
+            }
+        }
+        waiting
+    }
+
+    /// EC2's history says that Spot gives this group nothing now.
+    pub(super) fn spot_is_short(&mut self, key: &str, code: &str, description: &str) {
+        let fallback = self.site.group(key).is_some_and(|group| group.spot_fallback_s.is_some());
+        let Some(state) = self.group_states.get_mut(key) else { return };
+        let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
+        if waiting == 0 {
+            return;
+        }
+        state.short = true;
+        let (kind, text) = if fallback {
+            state.on_demand_wanted = waiting;
+            (FactKind::SpotFallback, format!("{waiting} nodes of {key} go on-demand: {description}"))
+        } else {
+            (FactKind::CreateFleetFailed, format!("{waiting} nodes of {key} wait for Spot: {description}"))
+        };
+        self.fact(self.new_fact(kind, text).group(key).code(code));
     }
 
     fn mind_group_fleet(&mut self, stem: &str) {
@@ -663,6 +702,7 @@ impl Engine {
         for (node, instance) in &pairs {
             state.awaiting.remove(node);
             state.last_arrival = now;
+            state.short = false;
             if instance.lifecycle == Lifecycle::OnDemand {
                 state.on_demand_wanted = state.on_demand_wanted.saturating_sub(1);
             }

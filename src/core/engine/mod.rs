@@ -19,6 +19,7 @@ mod reconcile;
 mod relocate;
 #[cfg(test)]
 mod relocate_tests;
+mod shortage;
 mod sleep;
 mod tags;
 mod tell;
@@ -120,6 +121,8 @@ pub struct Engine {
     fleet_orphans: BTreeMap<String, u64>,
     fleet_poll_at: u64,
     fleet_poll_in_flight: bool,
+    history_at: u64,
+    histories_in_flight: u32,
     /// Pools that a node's fleet launch has tried, and since when, by intent.
     attempts_of: BTreeMap<u64, (BTreeSet<launch::Pool>, u64)>,
     sleeping: watched::Watched<String, sleep::Sleep>,
@@ -180,6 +183,8 @@ impl Engine {
             fleet_orphans: BTreeMap::new(),
             fleet_poll_at: 0,
             fleet_poll_in_flight: false,
+            history_at: 0,
+            histories_in_flight: 0,
             attempts_of: BTreeMap::new(),
             sleeping: watched::Watched::default(),
             paces: BTreeMap::new(),
@@ -309,6 +314,7 @@ impl Engine {
         self.advance_launches();
         self.mind_group_fleets();
         self.watch_fleets();
+        self.look_for_shortage();
         self.mind_sleepers();
         self.mind_relocations();
         self.end_instances();
@@ -334,6 +340,9 @@ impl Engine {
             Purpose::ListFleets { account, started } => self.take_fleets(&account, started, result),
             Purpose::DeleteFleets { intent, .. } => self.take_deleted(intent, result),
             Purpose::GroupFleet { intent, stem, .. } => self.take_group_call(intent, &stem, result),
+            Purpose::History { account, who, start_unix_ms } => {
+                self.take_history(&account, &who, start_unix_ms, result);
+            }
             Purpose::PollGroup { account, stem } => self.take_group_instances(&account, &stem, result),
             Purpose::CancelSpot { account, intent } => self.take_cancelled(&account, intent, result),
             Purpose::WatchSleep { .. } => self.take_sleep_watch(result),
@@ -373,6 +382,7 @@ impl Engine {
             | Purpose::DeleteFleets { .. }
             | Purpose::GroupFleet { .. }
             | Purpose::PollGroup { .. }
+            | Purpose::History { .. }
             | Purpose::CancelSpot { .. }
             | Purpose::Relocate { .. }
             | Purpose::WatchSleep { .. } => {}

@@ -81,6 +81,12 @@ pub(super) enum Purpose {
         account: Account,
         stem: String,
     },
+    /// Why a fleet does not deliver.
+    History {
+        account: Account,
+        who: super::shortage::Waiting,
+        start_unix_ms: u64,
+    },
     CancelSpot {
         account: Account,
         intent: u64,
@@ -114,6 +120,7 @@ impl Purpose {
             | Self::DeleteFleets { account, .. }
             | Self::GroupFleet { account, .. }
             | Self::PollGroup { account, .. }
+            | Self::History { account, .. }
             | Self::CancelSpot { account, .. }
             | Self::Relocate { account, .. }
             | Self::WatchSleep { account } => Some(account),

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::core::ec2_api::{
-    CloudError, CloudReply, CloudRequest, CloudResult, ErrorClass, FleetReply, Instance, InstanceState,
-    LaunchedInstances, PoolError,
+    CloudError, CloudReply, CloudRequest, CloudResult, ErrorClass, FleetHistoryRecord, FleetReply, Instance,
+    InstanceState, LaunchedInstances, PoolError,
 };
 use crate::core::event::Effect;
 use crate::core::fleet_spec::{
@@ -847,6 +847,9 @@ struct GroupEc2 {
     targets: Vec<u32>,
     templates: Vec<crate::core::ec2_api::FleetTemplate>,
     refuse_templates: bool,
+    /// Spot and on-demand targets.
+    split: Vec<(u32, u32)>,
+    history: Vec<FleetHistoryRecord>,
     terminated: Vec<String>,
     cancelled: usize,
     deleted: Vec<(String, bool)>,
@@ -860,6 +863,8 @@ impl GroupEc2 {
             targets: Vec::new(),
             templates: Vec::new(),
             refuse_templates: false,
+            split: Vec::new(),
+            history: Vec::new(),
             terminated: Vec::new(),
             cancelled: 0,
             deleted: Vec::new(),
@@ -891,7 +896,15 @@ impl GroupEc2 {
                 });
                 CloudReply::Fleet(FleetReply { fleet_id: id, ..FleetReply::default() })
             }
-            CloudRequest::ModifyFleet { fleet_id, target, terminate_excess, template, .. } => {
+            CloudRequest::ModifyFleet {
+                fleet_id,
+                target,
+                spot_target,
+                on_demand_target,
+                terminate_excess,
+                template,
+            } => {
+                self.split.push((spot_target, on_demand_target));
                 assert!(!terminate_excess, "EC2 would choose the victim");
                 if template.is_some() && self.refuse_templates {
                     return Err(CloudError {
@@ -935,7 +948,7 @@ impl GroupEc2 {
                 self.cancelled += ids.len();
                 CloudReply::Cancelled
             }
-            CloudRequest::DescribeFleetHistory { .. } => CloudReply::History(Vec::new()),
+            CloudRequest::DescribeFleetHistory { .. } => CloudReply::History(self.history.clone()),
             CloudRequest::DescribeInstances { ids } => CloudReply::Instances(
                 bench.instances.iter().filter(|instance| ids.contains(&instance.id)).cloned().collect(),
             ),
@@ -1127,6 +1140,118 @@ fn what_ec2_launches_beside_a_sleeper_is_ended_for_good_and_the_sleeper_is_count
     bench.instances[1].state = InstanceState::Running;
     ec2.run(&mut bench, 90);
     assert_eq!((ec2.targets.last(), ec2.terminated.len()), (Some(&2), 1));
+}
+
+fn of_history(sub_type: &str, bench: &Bench) -> FleetHistoryRecord {
+    FleetHistoryRecord {
+        unix_ms: bench.now.unix_ms,
+        event_type: "error".into(),
+        event_sub_type: sub_type.into(),
+        description: "the limit of Spot instances is reached".into(),
+        instance_id: None,
+    }
+}
+
+/// A group of one fleet with two nodes that wait for Spot, and nothing comes.
+fn short_of_spot(fallback: Option<u32>) -> (Bench, GroupEc2) {
+    let mut group = group_of_fleet();
+    group.spot_fallback_s = fallback;
+    let mut bench = Bench::with(group, Persisted::default());
+    let mut ec2 = GroupEc2::new();
+    bench.tick(0);
+    ec2.answer(&mut bench);
+    bench.wake(&["p-g-0", "p-g-1"]);
+    ec2.run(&mut bench, 5);
+    assert_eq!(ec2.split, [(2, 0)]);
+    (bench, ec2)
+}
+
+#[test]
+fn a_spot_quota_in_the_history_sends_a_group_on_demand_at_once_and_later_nodes_back_to_spot() {
+    for sub_type in ["spotInstanceCountLimitExceeded", "spotFleetRequestConfigurationInvalid"] {
+        let (mut bench, mut ec2) = short_of_spot(Some(210));
+        ec2.history = vec![of_history(sub_type, &bench)];
+        ec2.run(&mut bench, 25);
+        assert_eq!(ec2.split, [(2, 0), (0, 2)], "long before SpotFallbackSec");
+        assert!(
+            bench
+                .facts
+                .iter()
+                .any(|fact| fact.kind == FactKind::SpotFallback && fact.code.as_deref() == Some(sub_type))
+        );
+        for id in ["i-0", "i-1"] {
+            GroupEc2::launch(&mut bench, "fleet-g", id);
+            bench.instances.last_mut().unwrap().lifecycle = Lifecycle::OnDemand;
+        }
+        ec2.run(&mut bench, 5);
+        registered(&mut bench, &["p-g-0", "p-g-1"]);
+        assert!(
+            bench
+                .facts
+                .iter()
+                .any(|fact| fact.kind == FactKind::SpotFallback && fact.instances == ["i-0", "i-1"]),
+            "with the instances that cost more"
+        );
+        ec2.history.clear();
+        bench.wake(&["p-g-2"]);
+        ec2.run(&mut bench, 5);
+        assert_eq!(ec2.split.last(), Some(&(1, 2)), "the next node is asked of Spot again");
+        suspend(&mut bench, "p-g-0");
+        ec2.run(&mut bench, 5);
+        assert_eq!(ec2.split.last(), Some(&(1, 1)), "the on-demand share goes as its nodes do");
+    }
+}
+
+#[test]
+fn silence_sends_a_group_on_demand_after_spot_fallback_sec_and_never_where_it_is_off() {
+    let (mut bench, mut ec2) = short_of_spot(Some(210));
+    ec2.run(&mut bench, 200);
+    assert_eq!(ec2.split, [(2, 0)]);
+    ec2.run(&mut bench, 15);
+    assert_eq!(ec2.split, [(2, 0), (0, 2)]);
+    let (mut bench, mut ec2) = short_of_spot(None);
+    ec2.history = vec![of_history("spotInstanceCountLimitExceeded", &bench)];
+    ec2.run(&mut bench, 250);
+    assert_eq!(ec2.split, [(2, 0)]);
+    let code = |fact: &&Fact| fact.code.as_deref() == Some("spotInstanceCountLimitExceeded");
+    assert_eq!(bench.facts.iter().filter(code).count(), 1, "told once");
+}
+
+#[test]
+fn a_history_of_an_earlier_wait_says_nothing() {
+    let (mut bench, mut ec2) = short_of_spot(Some(210));
+    let mut old = of_history("spotInstanceCountLimitExceeded", &bench);
+    old.unix_ms -= 60_000;
+    ec2.history = vec![old];
+    ec2.run(&mut bench, 60);
+    assert_eq!(ec2.split, [(2, 0)]);
+}
+
+#[test]
+fn nodes_with_their_own_fleets_leave_spot_when_the_account_has_no_more() {
+    let mut group = hibernating();
+    group.spot_fallback_s = Some(210);
+    let mut bench = Bench::with(group, Persisted::default());
+    bench.tick(0);
+    bench.answer_views();
+    bench.wake(&["p-g-0"]);
+    bench.tick(40);
+    let (call, request) = bench.create_fleet();
+    assert_eq!(request.lifecycle, Lifecycle::Spot);
+    bench.fleet_made(call, "fleet-0");
+    let mut asked = None;
+    for _ in 0..30 {
+        bench.tick(1_000);
+        asked = asked.or_else(|| bench.take("DescribeFleetHistory"));
+    }
+    let (call, _) = asked.expect("the history is asked after a while");
+    let records = vec![of_history("spotInstanceCountLimitExceeded", &bench)];
+    bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::History(records)) });
+    let (_, request) = bench.take("CreateFleet").expect("another fleet at once");
+    let CloudRequest::CreateFleet(request) = request else { unreachable!() };
+    assert_eq!((request.lifecycle, request.target), (Lifecycle::OnDemand, 1));
+    bench.tick(1_000);
+    assert!(bench.take("DeleteFleets").is_some(), "the empty Spot fleet goes");
 }
 
 #[test]
