@@ -35,6 +35,7 @@ for program; do
 	put 755 "$build/$program" "$PREFIX/bin"
 done
 put 755 "$source/node/ec2fleet-node" "$PREFIX/libexec/slurm-ec2-fleet"
+put 755 "$source/node/ec2fleet-sleep" "$PREFIX/libexec/slurm-ec2-fleet"
 share=$PREFIX/share/slurm-ec2-fleet
 for file in "$source"/node/*.conf "$source"/node/*.service "$source"/slurmctld/* "$source"/grafana/*; do
 	put 644 "$file" "$share/$(basename "$(dirname "$file")")"

@@ -320,3 +320,122 @@ fn a_hibernation_is_no_reason_to_clear_the_node_and_a_rebalance_only_where_wante
     assert_eq!(calls.matches("rebalance recommendation").count(), 1, "{calls}");
     assert!(calls.contains("action: stop"), "{calls}");
 }
+
+/// A machine's /proc as far as it is looked at.
+fn machine(folder: &Path, cmdline: &str, swap_kib: u32, mounts: &str) {
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::write(folder.join("cmdline"), format!("{cmdline}\n")).unwrap();
+    let memory = format!("MemTotal:       4000000 kB\nMemFree: 1 kB\nSwapTotal:      {swap_kib} kB\n");
+    std::fs::write(folder.join("meminfo"), memory).unwrap();
+    std::fs::write(folder.join("mounts"), mounts).unwrap();
+}
+
+#[test]
+fn an_image_that_can_hibernate_is_told_from_one_that_cannot() {
+    let metadata = Metadata::start(&[]);
+    let table = [
+        ("ro quiet nokaslr", "hibinit-agent", 4_000_000, ""),
+        ("ro nokaslr", "hibagent", 5_000_000, ""),
+        ("ro quiet", "hibinit-agent", 4_000_000, "KASLR is on"),
+        // A word that only holds it is another option.
+        ("ro notnokaslr", "hibinit-agent", 4_000_000, "KASLR is on"),
+        ("ro nokaslr", "nothing", 4_000_000, "no hibernation agent"),
+        ("ro nokaslr", "hibinit-agent", 3_999_999, "has no room for 3906 MiB"),
+    ];
+    for (cmdline, enabled, swap, complaint) in table {
+        let folder = tempfile::tempdir().unwrap();
+        let proc = folder.path().join("proc");
+        machine(&proc, cmdline, swap, "");
+        let systemctl = format!("#!/bin/sh\n[ \"$*\" = 'is-enabled --quiet {enabled}' ]\n");
+        program(folder.path(), "systemctl", &systemctl);
+        let proc = proc.display().to_string();
+        let output = run(&metadata, Some(folder.path()), &["check"], &[("EC2FLEET_PROC", &proc)]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), complaint.is_empty(), "{cmdline}, {enabled}, {swap}: {said}");
+        assert!(said.contains(complaint), "{said}");
+    }
+}
+
+/// `T` is stopped (proc(5)).
+fn state_of(pid: u32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+}
+
+fn wait_for_state(pid: u32, stopped: bool) {
+    let start = std::time::Instant::now();
+    while (state_of(pid) == 'T') != stopped {
+        assert!(start.elapsed().as_secs() < 60, "{pid} is {}", state_of(pid));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn slurmd_is_held_while_the_machine_sleeps_until_clock_and_file_systems_are_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("calls").display().to_string();
+    let mut slurmd = Command::new("sleep").arg("1000").spawn().unwrap();
+    program(
+        folder.path(),
+        "pgrep",
+        &format!("#!/bin/sh\n[ \"$*\" = '-x slurmd|slurmstepd' ] && echo {}\n", slurmd.id()),
+    );
+    // Each says whether slurmd is still held, and file systems answer at the third try.
+    let held = format!("$(sed 's/.*) //; s/ .*//' /proc/{}/stat)", slurmd.id());
+    for command in ["hwclock", "chronyc"] {
+        program(folder.path(), command, &format!("#!/bin/sh\necho \"{command} $* {held}\" >>'{log}'\n"));
+    }
+    program(
+        folder.path(),
+        "stat",
+        &format!(
+            "#!/bin/sh\necho \"stat $* {held}\" >>'{log}'\n[ $(grep -c '^stat.*/home' '{log}') -ge 3 ]\n"
+        ),
+    );
+    let proc = folder.path().join("proc");
+    let mounts = "/dev/nvme0n1p1 / ext4 rw 0 0\nfs-1:/ /home nfs4 rw 0 0\nproc /proc proc rw 0 0\n\
+                  10.0.0.1@tcp:/x /scratch\\040space lustre rw 0 0\n";
+    machine(&proc, "", 0, mounts);
+    let proc = proc.display().to_string();
+    let script = script().display().to_string();
+    let environment = [("EC2FLEET_PROC", proc.as_str()), ("EC2FLEET_NODE", script.as_str())];
+    let metadata = Metadata::start(&[]);
+    // As systemd calls it.
+    let hook = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/node/ec2fleet-sleep");
+    let sleep = |when: &str| {
+        let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new(&hook);
+        command.args([when, "hibernate"]).env("PATH", path).envs(environment);
+        assert!(command.output().unwrap().status.success());
+    };
+    sleep("pre");
+    wait_for_state(slurmd.id(), true);
+    sleep("post");
+    wait_for_state(slurmd.id(), false);
+    slurmd.kill().unwrap();
+    slurmd.wait().unwrap();
+    let calls = std::fs::read_to_string(folder.path().join("calls")).unwrap();
+    let calls: Vec<&str> = calls.lines().collect();
+    assert_eq!(
+        calls,
+        [
+            "hwclock --hctosys T",
+            "chronyc -a burst 4/4 T",
+            "chronyc waitsync 15 1.0 0.0 2 T",
+            "chronyc -a makestep T",
+            "stat -f -- /home T",
+            "stat -f -- /home T",
+            "stat -f -- /home T",
+            "stat -f -- /scratch space T",
+        ]
+    );
+
+    // One that never answers does not keep the node for ever.
+    program(folder.path(), "stat", "#!/bin/sh\nexit 1\n");
+    program(folder.path(), "pgrep", "#!/bin/sh\nexit 1\n");
+    let mut environment = environment.to_vec();
+    environment.push(("EC2FLEET_MOUNT_WAIT_SEC", "0"));
+    let output = run(&metadata, Some(folder.path()), &["after-sleep"], &environment);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("/scratch space does not answer"), "{said}");
+}

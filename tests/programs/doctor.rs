@@ -402,7 +402,7 @@ const BROKEN_WORLD: &[(&str, &str, Verdict, Change)] = &[
     ("more memory than a type has", "node-size", Verdict::Error, |i| {
         group(i).types.as_mut().expect("found")[0].memory_mib = 2_048;
     }),
-    ("no hibernation in the template", "hibernation", Verdict::Error, |i| {
+    ("no hibernation in the template", "hibernation", Verdict::Warning, |i| {
         sleeper(i).template.as_mut().expect("found").hibernation = false;
     }),
     ("too much memory to hibernate", "hibernation", Verdict::Error, |i| {
@@ -482,4 +482,41 @@ fn the_document_is_the_list() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/doctor.md");
     let text = std::fs::read_to_string(path).expect("docs/doctor.md");
     assert_eq!(text, list::document(), "make it anew: ec2fleet doctor --list > docs/doctor.md");
+}
+
+#[test]
+fn what_hinders_hibernation_is_said_with_its_place_in_partitions_json() {
+    let table: [(&str, &str, fn(&mut Inputs)); 4] = [
+        ("cannot hibernate", "$.Partitions[0].NodeGroups[1].LaunchTemplateOverrides[0].InstanceType:", |i| {
+            sleeper(i).types.as_mut().expect("found")[0].hibernation_supported = false;
+        }),
+        ("and EC2 hibernates less than 150", "NodeGroups[1].LaunchTemplateOverrides[0].InstanceType:", |i| {
+            sleeper(i).types.as_mut().expect("found")[0].memory_mib = 150 * 1024;
+        }),
+        ("HibernationOptions", "$.Partitions[0].NodeGroups[1].LaunchTemplateSpecification:", |i| {
+            sleeper(i).template.as_mut().expect("found").hibernation = false;
+        }),
+        ("has no room for 4 GiB", "$.Partitions[0].NodeGroups[1].LaunchTemplateSpecification:", |i| {
+            sleeper(i).images.as_mut().expect("found")[0].block_devices[0].size_gib = Some(4);
+        }),
+    ];
+    for (words, place, change) in table {
+        let mut inputs = cluster(SLURM_CONF, CONFIG, PARTITIONS);
+        change(&mut inputs);
+        let report = serde_json::to_string(&judge(&inputs)).expect("JSON");
+        assert!(report.contains(words) && report.contains(place), "{words} at {place}: {report}");
+    }
+    // A volume of an override's own counts for that override.
+    let own = PARTITIONS.replace(
+        "\"LaunchTemplateOverrides\":[{\"InstanceType\":\"c5.large\"}],",
+        "\"LaunchTemplateOverrides\":[{\"InstanceType\":\"c5.large\",\"BlockDeviceMappings\":[{\"DeviceName\":\"/dev/xvda\",\
+         \"Ebs\":{\"VolumeSize\":3}}]}],",
+    );
+    assert_ne!(own, PARTITIONS);
+    let mut inputs = cluster(SLURM_CONF, CONFIG, &own);
+    sleeper(&mut inputs).images.as_mut().expect("found")[0].root_device = "/dev/xvda".into();
+    let report = serde_json::to_string(&judge(&inputs)).expect("JSON");
+    let place = "$.Partitions[0].NodeGroups[1].LaunchTemplateOverrides[0].BlockDeviceMappings[0].Ebs: \
+                 the root volume of 3 GiB";
+    assert!(report.contains(place), "{report}");
 }

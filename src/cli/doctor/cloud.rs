@@ -72,11 +72,23 @@ fn each(
         let mut found = Problems::new();
         judge(group, survey, &mut found);
         let stem = group.stem();
-        problems.extend(
-            found.into_iter().map(|(verdict, what, remedy)| (verdict, format!("{stem}: {what}"), remedy)),
-        );
+        problems.extend(found.into_iter().map(|(verdict, what, remedy)| {
+            (verdict, format!("{stem}: {}", what.replace(HERE, &path_of(site, group))), remedy)
+        }));
     }
     checks.unless(id, problems, format!("{} node groups", site.groups().len()));
+}
+
+/// Stands for the group's place in partitions.json.
+const HERE: &str = "{group}";
+
+fn path_of(site: &Site, group: &NodeGroup) -> String {
+    let partition = site.partitions.iter().position(|partition| partition.name == group.partition);
+    let index = |at: usize| site.partitions[at].groups.iter().position(|name| *name == group.name);
+    match partition.and_then(|at| Some((at, index(at)?))) {
+        Some((partition, index)) => format!("$.Partitions[{partition}].NodeGroups[{index}]"),
+        None => group.stem(),
+    }
 }
 
 /// An answer, or the failure as a problem.
@@ -340,61 +352,82 @@ fn hibernates(options: &SpotOptions) -> bool {
     })
 }
 
+/// What EC2 asks of instances that it shall hibernate, each complaint with the place in partitions.json that it is about.
 fn hibernation(group: &NodeGroup, survey: &GroupSurvey, problems: &mut Problems) {
     if !hibernates(&group.spot_options) {
         return;
     }
     let Ok(template) = &survey.template else { return };
     if !template.hibernation {
+        // With an agent of its own in the image a Spot instance hibernates all the same, and nobody outside sees the agent.
         problems.push((
-            Verdict::Error,
-            "the launch template does not enable hibernation".into(),
-            "Set HibernationOptions.Configured to true in the launch template.".into(),
+            Verdict::Warning,
+            "{group}.LaunchTemplateSpecification: the launch template does not enable hibernation (HibernationOptions)".into(),
+            "Set HibernationOptions.Configured to true in the launch template, unless the image brings its own hibernation agent (`ec2fleet-node check` on an instance).".into(),
         ));
     }
     let types = survey.types.as_deref().unwrap_or_default();
     for kind in types {
-        if !kind.hibernation_supported || kind.bare_metal {
-            problems.push((
-                Verdict::Error,
-                format!("{} cannot hibernate", kind.name),
-                "Remove the type.".into(),
-            ));
+        let what = if !kind.hibernation_supported || kind.bare_metal {
+            format!("{} cannot hibernate", kind.name)
         } else if kind.memory_mib >= MAX_HIBERNATION_MIB {
-            problems.push((
-                Verdict::Error,
-                format!(
-                    "{} has {} GiB of memory, and EC2 hibernates less than 150",
-                    kind.name,
-                    kind.memory_mib / 1024
-                ),
-                "Remove the type.".into(),
-            ));
-        }
+            let gib = kind.memory_mib / 1024;
+            format!("{} has {gib} GiB of memory, and EC2 hibernates less than 150", kind.name)
+        } else {
+            continue;
+        };
+        let place = place_of_type(group, &kind.name);
+        problems.push((Verdict::Error, format!("{place}: {what}"), "Remove the type.".into()));
     }
+    let memory = types.iter().map(|t| t.memory_mib).max().unwrap_or(0).div_ceil(1024);
     for image in survey.images.iter().flatten() {
         let of_template = template.block_devices.iter().find(|device| device.device == image.root_device);
         let of_image = image.root();
         let encrypted = of_template.and_then(|d| d.encrypted).or_else(|| of_image.and_then(|d| d.encrypted));
         let size = of_template.and_then(|d| d.size_gib).or_else(|| of_image.and_then(|d| d.size_gib));
-        // Where the account encrypts by default, neither says so.
-        if encrypted != Some(true) {
-            problems.push((
-                Verdict::Warning,
-                format!("neither the launch template nor image {} has its root volume encrypted", image.id),
-                "Encrypt it, unless the account encrypts new volumes by default.".into(),
-            ));
+        // An override's own volume counts for its instances; the template's for all others.
+        let mut roots = vec![(format!("{HERE}.LaunchTemplateSpecification"), encrypted, size)];
+        for (index, over) in group.overrides.iter().enumerate() {
+            let mut devices = over.block_device_mappings.iter().flatten().enumerate();
+            let root = devices.find(|(_, d)| d.device_name.as_deref() == Some(image.root_device.as_str()));
+            if let Some((device, ebs)) = root.and_then(|(at, device)| Some((at, device.ebs.as_ref()?))) {
+                let place =
+                    format!("{HERE}.LaunchTemplateOverrides[{index}].BlockDeviceMappings[{device}].Ebs");
+                let own = ebs.volume_size.and_then(|gib| u32::try_from(gib).ok());
+                roots.push((place, ebs.encrypted.or(encrypted), own.or(size)));
+            }
         }
-        let memory = types.iter().map(|t| t.memory_mib).max().unwrap_or(0).div_ceil(1024);
-        if let Some(size) = size
-            && u64::from(size) <= memory
-        {
-            problems.push((
-                Verdict::Error,
-                format!("the root volume of {size} GiB has no room for {memory} GiB of memory"),
-                "Make the volume larger than the memory and what the system needs.".into(),
-            ));
+        for (place, encrypted, size) in roots {
+            // Where the account encrypts by default, neither says so.
+            if encrypted != Some(true) {
+                problems.push((
+                    Verdict::Warning,
+                    format!("{place}: the root volume of image {} is not said to be encrypted", image.id),
+                    "Encrypt it (Encrypted: true), unless the account encrypts new volumes by default."
+                        .into(),
+                ));
+            }
+            if let Some(size) = size
+                && u64::from(size) <= memory
+            {
+                problems.push((
+                    Verdict::Error,
+                    format!("{place}: the root volume of {size} GiB has no room for {memory} GiB of memory"),
+                    "Make the volume larger than the memory and what the system needs.".into(),
+                ));
+            }
         }
+    }
+}
+
+/// Where partitions.json names the type; by its requirements if it names none.
+fn place_of_type(group: &NodeGroup, name: &str) -> String {
+    let named = group.overrides.iter().position(|over| over.instance_type.as_deref() == Some(name));
+    let described = group.overrides.iter().position(|over| over.instance_requirements.is_some());
+    match (named, described) {
+        (Some(index), _) => format!("{HERE}.LaunchTemplateOverrides[{index}].InstanceType"),
+        (None, Some(index)) => format!("{HERE}.LaunchTemplateOverrides[{index}].InstanceRequirements"),
+        (None, None) => format!("{HERE}.LaunchTemplateSpecification"),
     }
 }
 
