@@ -32,6 +32,8 @@ pub struct ProgramSettings {
     pub slurm_bin_path: Option<PathBuf>,
     /// Folder of the journal, the lock and the socket, if configured.
     pub state_dir: Option<PathBuf>,
+    /// A hosts file that is to name the nodes' addresses.
+    pub hosts_file: Option<PathBuf>,
     /// EC2 endpoint to use instead of Amazon's.
     pub endpoint_url: Option<String>,
     /// Parameters for slurm.conf.aws, in the order of the file.
@@ -126,6 +128,7 @@ pub(super) fn program(
         Some(path)
     };
     let state_dir = absolute("StateDir", &file.state_dir);
+    let hosts_file = absolute("HostsFile", &file.hosts_file);
     let metrics_file = absolute("MetricsFile", &file.metrics_file);
     let slurm_bin_path = absolute("SlurmBinPath", &file.slurm_bin_path);
     let log_file = match &file.log_file_name {
@@ -151,6 +154,7 @@ pub(super) fn program(
         log_format: file.log_format.unwrap_or_default(),
         slurm_bin_path,
         state_dir,
+        hosts_file,
         endpoint_url: file.endpoint_url.clone(),
         slurm_conf: conf,
         metrics_port: file.metrics_port.and_then(|port| u16::try_from(port).ok()),

@@ -99,6 +99,10 @@ pub struct ConfigFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub state_dir: Option<String>,
+    /// Full path of a hosts file (/etc/hosts) whose own block is to say where the nodes are. Default: none is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub hosts_file: Option<String>,
     /// URL of an EC2 endpoint to use instead of Amazon's, for a VPC endpoint or the emulator.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]

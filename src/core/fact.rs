@@ -67,6 +67,9 @@ pub enum FactKind {
     /// The journal cannot be written: nothing is launched or terminated until it can.
     JournalRefused,
     JournalWritable,
+    /// The hosts file does not say where the nodes are.
+    HostsRefused,
+    HostsWritten,
     ConfigLoaded,
     ConfigRefused,
     Started,
@@ -118,6 +121,7 @@ impl FactKind {
             | Self::SlurmUnknown
             | Self::GroupProtected
             | Self::QueueOverflow
+            | Self::HostsRefused
             | Self::Restarted
             | Self::MoveFailed
             | Self::MoveDelayed

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::clock::Clock;
 use super::host::{HostCommand, HostLink, busy};
+use super::hosts::{HostsFile, Told};
 use crate::cloud::Cloud;
 use crate::core::ec2_api::{CloudError, CloudRequest, CloudResult, ErrorClass};
 use crate::core::event::{CallId, Effect, Event};
@@ -53,6 +54,8 @@ pub enum End {
 pub struct Active<S> {
     pub driver: Driver<S>,
     pub fence: Fence,
+    /// Where a site wants the nodes' addresses beside slurmctld.
+    pub hosts: Option<HostsFile>,
     /// Where prices are kept.
     pub state_dir: PathBuf,
     pub history: History,
@@ -117,9 +120,12 @@ impl<S: Storage> Active<S> {
             }
             _ => {}
         }
-        let bindings = self.driver.engine.persisted().bindings.values();
+        if !outcome.bindings.is_empty() {
+            facts.extend(self.write_hosts());
+        }
         let engine = &self.driver.engine;
         prices::price_fallback(&mut facts, |node| engine.binding(node), || Prices::load(&self.state_dir));
+        let bindings = self.driver.engine.persisted().bindings.values();
         self.usage.follow(&outcome.bindings, &facts, bindings, now);
         self.note(facts, uid);
         if outcome.effects.iter().any(Effect::needs_sync) && !self.fence.holds() {
@@ -129,6 +135,17 @@ impl<S: Storage> Active<S> {
             self.begin(effect);
         }
         true
+    }
+
+    /// Have the hosts file say what the bindings say.
+    pub fn write_hosts(&mut self) -> Option<Fact> {
+        let bindings = self.driver.engine.persisted().bindings.values();
+        let told = self.hosts.as_mut()?.follow(bindings)?;
+        let now = self.clock.now().unix_ms;
+        Some(match told {
+            Told::Failed(text) => Fact::new(now, FactKind::HostsRefused, text),
+            Told::Mended => Fact::new(now, FactKind::HostsWritten, "the hosts file is written again"),
+        })
     }
 
     /// Write facts into the history and the log.

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod defects;
 pub mod explain;
 pub mod host;
+pub mod hosts;
 pub mod metrics;
 pub mod places;
 pub mod plugin;

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::active::{Active, EVENTS, SlurmPort};
 use super::clock::Clock;
+use super::hosts::HostsFile;
 use super::places;
 use crate::cloud::ec2::{Ec2, Ec2Options, SharedFiles};
 use crate::config::{self, ConfigErrors, Loaded, LogFormat, LogLevel, ProgramSettings, SlurmFacts};
@@ -135,6 +136,7 @@ pub fn activate(
     let mut active = Active {
         driver,
         fence,
+        hosts: (configured.loaded.program.hosts_file.clone()).map(|path| HostsFile::new(path, &site.cluster)),
         state_dir: configured.state_dir.clone(),
         history: History::open(&configured.state_dir),
         usage: UsageLog::open(&configured.state_dir),
@@ -161,6 +163,7 @@ pub fn activate(
         active.fence.epoch
     );
     facts.push(Fact::new(now, FactKind::Started, text));
+    facts.extend(active.write_hosts());
     active.note(facts, None);
     active.usage.begin(active.driver.engine.persisted().bindings.values(), now);
     active.give(Event::Tick, None);

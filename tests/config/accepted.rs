@@ -135,6 +135,7 @@ fn own_keys_reach_the_model() {
     for (key, value) in [
         ("ClusterName", json!("other")),
         ("StateDir", json!("/var/lib/ec2fleet")),
+        ("HostsFile", json!("/etc/hosts")),
         ("EndpointUrl", json!("http://127.0.0.1:4566")),
         ("BatchIdleMs", json!(50)),
         ("BatchMaxMs", json!(500)),
@@ -187,6 +188,7 @@ fn own_keys_reach_the_model() {
     );
     let program = &loaded.program;
     assert_eq!(program.state_dir.as_deref(), Some(Path::new("/var/lib/ec2fleet")));
+    assert_eq!(program.hosts_file.as_deref(), Some(Path::new("/etc/hosts")));
     assert_eq!(program.endpoint_url.as_deref(), Some("http://127.0.0.1:4566"));
     assert_eq!(program.log_format, LogFormat::Json);
     assert_eq!(program.metrics_port, Some(9100));
