@@ -98,20 +98,17 @@ impl Engine {
     /// Nodes of which anything is known, in the order of their names.
     #[must_use]
     pub fn node_reports(&self) -> Vec<NodeReport> {
-        let mut reports: Vec<NodeReport> =
-            self.nodes.keys().filter_map(|name| self.node_report(name)).collect();
-        let mut names: Vec<String> = reports.iter().map(|report| report.name.clone()).collect();
-        crate::core::hostlist::sort(&mut names);
-        let order: BTreeMap<&str, usize> =
-            names.iter().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
-        reports.sort_by_key(|report| order.get(report.name.as_str()).copied());
-        reports
+        // Group by group and in order of their numbers, without comparing names.
+        let groups = self.site.groups().iter();
+        let names = groups.flat_map(|group| (0..group.max_nodes).map(|index| group.node_name(index)));
+        names.filter_map(|name| self.nodes.get(&name).and_then(|_| self.node_report(&name))).collect()
     }
 
     #[must_use]
     pub fn node_report(&self, name: &str) -> Option<NodeReport> {
         let (group, _) = self.site.locate(name)?;
-        let node = self.nodes.get(name).cloned().unwrap_or_default();
+        let unseen = Node::default();
+        let node = self.nodes.get(name).unwrap_or(&unseen);
         let binding = self.persisted.bindings.get(name);
         let slurm = SlurmNode { base: node.base, flags: node.flags, ..SlurmNode::default() };
         Some(NodeReport {
@@ -124,7 +121,7 @@ impl Engine {
             } else {
                 report::Desire::Down
             },
-            phase: self.phase(name, &node, binding).to_owned(),
+            phase: self.phase(name, node, binding).to_owned(),
             since_unix_ms: self.sleeping.get(name).map_or_else(
                 || self.now.unix_ms.saturating_sub(self.now.since(node.since)),
                 |sleep| sleep.since_unix_ms,
