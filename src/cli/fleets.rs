@@ -65,7 +65,7 @@ fn report(context: &Context) -> Result<(FleetsReport, bool), CliError> {
                     .collect(),
                 ..FleetReport::default()
             });
-            Ok((FleetsReport { schema: SCHEMA_VERSION, fleets: fleets.collect() }, offline))
+            Ok((FleetsReport { schema: SCHEMA_VERSION, fleets: fleets.collect() }, offline.is_some()))
         }
     }
 }

@@ -31,8 +31,12 @@ pub fn run(context: &Context, args: &args::Nodes, out: &mut Output) -> Result<Ex
     if out.json {
         out.json(&NodesReport { schema: report.schema, nodes })?;
     } else {
-        if offline {
-            out.styled(Style::Bad, "The plugin does not answer. This is what Slurm and the journal say:")?;
+        if let Some(error) = &offline {
+            out.styled(Style::Bad, &error.message)?;
+            if let Some(hint) = &error.hint {
+                out.line(hint)?;
+            }
+            out.line("This is what Slurm and the journal say:")?;
         }
         if nodes.is_empty() {
             out.line("No nodes match.")?;
@@ -42,16 +46,16 @@ pub fn run(context: &Context, args: &args::Nodes, out: &mut Output) -> Result<Ex
             out.table(&folded(&nodes))?;
         }
     }
-    Ok(if offline { Exit::NotRunning } else { Exit::Success })
+    Ok(offline.map_or(Exit::Success, |error| error.exit()))
 }
 
-/// The plugin's report, or what can be told without it; then the second value is true.
+/// The plugin's report, or what can be told without it; then with why it was not asked.
 ///
 /// # Errors
 /// As [`run`].
-pub fn report(context: &Context, nodes: Option<String>) -> Result<(NodesReport, bool), CliError> {
+pub fn report(context: &Context, nodes: Option<String>) -> Result<(NodesReport, Option<CliError>), CliError> {
     match context.client().ask(Operation::Nodes { nodes }) {
-        Ok(Reply::Nodes(report)) => Ok((report, false)),
+        Ok(Reply::Nodes(report)) => Ok((report, None)),
         Ok(other) => Err(super::unexpected(&other)),
         Err(error) => {
             let error = CliError::from(error);
@@ -59,7 +63,7 @@ pub fn report(context: &Context, nodes: Option<String>) -> Result<(NodesReport, 
             if !matches!(error.kind, ErrorKind::NotRunning | ErrorKind::NotPermitted) {
                 return Err(error);
             }
-            Ok((Offline::read(context, &error)?.node_reports(context), true))
+            Ok((Offline::read(context, &error)?.node_reports(context), Some(error)))
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::journal::peek::{Peeked, peek};
 /// Slurm's nodes and the journal, each as far as it could be read.
 pub struct Offline {
     reason: String,
+    /// There may be a plugin; the caller may not ask it.
+    refused: bool,
     nodes: Result<Vec<SlurmNode>, String>,
     journal: Result<Option<Peeked>, String>,
 }
@@ -37,15 +39,16 @@ impl Offline {
         let journal = peek(&context.state_dir()).map_err(|error| error.to_string());
         if let (Err(slurm), Err(journal)) = (&nodes, &journal) {
             let hint = reason.hint.clone().unwrap_or_default();
-            let mut error = CliError::new(ErrorKind::NotRunning, reason.message.clone()).hint(hint);
+            let mut error = CliError::new(reason.kind, reason.message.clone()).hint(hint);
             error.causes.clone_from(&reason.causes);
             return Err(error.cause(slurm).cause(journal));
         }
+        let refused = reason.kind == ErrorKind::NotPermitted;
         let reason = match reason.causes.first() {
             Some(cause) => format!("{} ({cause})", reason.message.trim_end_matches('.')),
             None => reason.message.clone(),
         };
-        Ok(Self { reason, nodes, journal })
+        Ok(Self { reason, refused, nodes, journal })
     }
 
     fn state(&self) -> Option<&Persisted> {
@@ -133,7 +136,10 @@ impl Offline {
                 .or_else(|| journal.map(|peeked| peeked.cluster.clone()))
                 .or_else(|| context.facts.cluster_name().map(ToOwned::to_owned))
                 .unwrap_or_default(),
-            mode: Mode::NotRunning { reason: self.reason.clone() },
+            mode: match self.reason.clone() {
+                reason if self.refused => Mode::NotPermitted { reason },
+                reason => Mode::NotRunning { reason },
+            },
             since_unix_ms: 0,
             now_unix_ms: now,
             slurm_release: context.slurm().release_text().unwrap_or_default(),

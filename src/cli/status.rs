@@ -22,6 +22,7 @@ pub fn run(context: &Context, out: &mut Output) -> Result<Exit, CliError> {
         Mode::Active | Mode::Standby => Exit::Success,
         Mode::Passive { .. } => Exit::Failed,
         Mode::NotRunning { .. } => Exit::NotRunning,
+        Mode::NotPermitted { .. } => Exit::NotPermitted,
     })
 }
 
@@ -111,6 +112,7 @@ fn heading(report: &StatusReport, out: &mut Output) -> Result<(), CliError> {
         Mode::Standby => (Style::Plain, "standby: another controller is the primary one".to_owned()),
         Mode::Passive { reason } => (Style::Bad, format!("PASSIVE: {reason}")),
         Mode::NotRunning { reason } => (Style::Bad, format!("NOT RUNNING: {reason}")),
+        Mode::NotPermitted { reason } => (Style::Warning, format!("not known: {reason}")),
     };
     let since = match report.since_unix_ms {
         0 => String::new(),
@@ -124,6 +126,9 @@ fn heading(report: &StatusReport, out: &mut Output) -> Result<(), CliError> {
     out.line(format!("Cluster {cluster}: {mode}{since}"))?;
     if matches!(report.mode, Mode::NotRunning { .. }) {
         out.line("What follows is what Slurm and the journal say; nobody acts on it but the programs that Slurm runs.")?;
+    }
+    if matches!(report.mode, Mode::NotPermitted { .. }) {
+        out.line("What follows is what Slurm says. Run the command as root or as SlurmUser to see what the plugin does.")?;
     }
     let mut parts = vec![format!("ec2fleet {}", report.version)];
     if !report.slurm_release.is_empty() {

@@ -25,6 +25,8 @@ pub enum Mode {
     Standby,
     /// No plugin answered; what is shown was read from Slurm and the journal by the command itself.
     NotRunning { reason: String },
+    /// The caller may not ask the plugin; what is shown was read from Slurm by the command itself.
+    NotPermitted { reason: String },
 }
 
 /// The whole plugin at one moment.

@@ -633,3 +633,47 @@ fn every_schema_is_documented() {
         assert!(page.contains(&format!("`{name}`")) || page.contains(&format!("`schema {name}`")), "{name}");
     }
 }
+
+/// Neither a view that looks like a broken plugin, nor a stack of system errors.
+#[test]
+fn who_may_not_ask_the_plugin_is_told_so() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let server = plugin();
+    let open = tempfile::tempdir().expect("a scratch folder");
+    let allow = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("changed");
+    };
+    allow(open.path(), 0o755);
+    std::fs::write(open.path().join("slurm.conf"), "ClusterName=demo\n").expect("written");
+    // Root is refused nothing: so somebody else asks. Anybody else loses the right to his own folder.
+    let root = std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
+    let folder = server.path.parent().expect("a folder");
+    allow(folder, if root { 0o700 } else { 0o000 });
+    // Where tests are built is not always open to others.
+    let tool = open.path().join("ec2fleet");
+    std::fs::copy(env!("CARGO_BIN_EXE_ec2fleet"), &tool).expect("copied");
+    for arguments in
+        [&["status"][..], &["nodes"], &["events"], &["lock", "aws-spot-1", "--reason", "x"], &["gc", "--yes"]]
+    {
+        let mut command = Command::new(&tool);
+        command.args(arguments).arg("--socket").arg(&server.path).env_clear();
+        command
+            .env("PATH", "/nonexistent")
+            .env("SLURM_CONF", open.path().join("slurm.conf"))
+            .stdin(Stdio::null());
+        if root {
+            command.uid(65_534).gid(65_534);
+        }
+        let output = command.output().expect("it runs");
+        // Where there is something to see without the plugin, it is shown as well.
+        let seen =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        assert_eq!(output.status.code(), Some(4), "{arguments:?}: {seen}");
+        assert!(
+            seen.contains("You may not talk to the plugin") && seen.contains("root or as SlurmUser"),
+            "{seen}"
+        );
+    }
+    allow(folder, 0o700);
+}
