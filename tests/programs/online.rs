@@ -96,6 +96,7 @@ impl World {
     fn site(&self, dir: &Path) {
         let config = serde_json::json!({
             "LogLevel": "DEBUG", "LogFileName": dir.join("plugin.log"), "EndpointUrl": self.emulator.url(), "SlurmConf": {},
+            "HostsFile": dir.join("hosts"),
         });
         std::fs::write(dir.join("config.json"), config.to_string()).expect("written");
         let partitions = serde_json::json!({ "Partitions": [{ "PartitionName": "aws", "NodeGroups": [{
@@ -317,6 +318,8 @@ fn without_a_plugin_the_programs_do_the_work() {
     );
     let dir = cluster.path("");
     world.site(&dir);
+    let hosts = dir.join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 localhost\n").expect("written");
     let log = || std::fs::read_to_string(dir.join("plugin.log")).unwrap_or_default();
     cluster.run("scontrol", &["update", "NodeName=aws-spot-[1-2]", "State=POWER_UP"]);
     wait_for("the power-up", || cluster.node("aws-spot-2").state_text().contains("POWERING_UP"));
@@ -333,6 +336,10 @@ fn without_a_plugin_the_programs_do_the_work() {
         );
     }
     assert_eq!(cluster.node("aws-spot-0").addr, "aws-spot-0");
+    let text = std::fs::read_to_string(&hosts).expect("readable");
+    for name in ["aws-spot-1", "aws-spot-2"] {
+        assert!(text.contains(&format!("{} {name} ", cluster.node(name).addr)), "{text}");
+    }
     let ran = ec2fleet(&dir, &["nodes", "--json", "aws-spot-[1-2]"]);
     assert_eq!(ran.stdout.matches("\"instance_id\": \"i-").count(), 2, "{}", ran.seen());
 
@@ -341,4 +348,5 @@ fn without_a_plugin_the_programs_do_the_work() {
     let ran = run(env!("CARGO_BIN_EXE_ec2fleet-suspend"), &dir, &["aws-spot-[1-2]"]);
     assert_eq!(ran.code, 0, "{}\n{}", ran.seen(), log());
     assert_eq!(world.instances("pending") + world.instances("running"), 0, "{}", log());
+    assert_eq!(std::fs::read_to_string(&hosts).expect("readable"), "127.0.0.1 localhost\n");
 }

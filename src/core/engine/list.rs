@@ -79,6 +79,13 @@ impl Engine {
         self.slurm.again = true;
     }
 
+    /// Slurm's nodes, without EC2's.
+    pub(super) fn ask_slurm(&mut self) {
+        self.slurm.next_at = self.slurm.next_at.min(self.now.mono_ms);
+        self.slurm.again = true;
+        self.wake(self.now.mono_ms);
+    }
+
     pub(super) fn list_when_due(&mut self) {
         let now = self.now.mono_ms;
         for account in self.listed_accounts() {
@@ -190,6 +197,7 @@ impl Engine {
                         view.ready = true;
                     }
                 }
+                self.end_unanswered();
                 self.reset_stuck();
                 self.forget_ended();
             }

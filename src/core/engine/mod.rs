@@ -126,6 +126,10 @@ pub struct Engine {
     /// Pools that a node's fleet launch has tried, and since when, by intent.
     attempts_of: BTreeMap<u64, (BTreeSet<launch::Pool>, u64)>,
     sleeping: watched::Watched<String, sleep::Sleep>,
+    /// Nodes whose instance is back, until slurmd must have answered.
+    woken: watched::Agenda<String>,
+    /// Of these, for which the time is over: Slurm's next answer decides.
+    overdue: BTreeSet<String>,
     /// Pace of the moves to on-demand, by node; their state is in the journal.
     paces: BTreeMap<String, relocate::Pace>,
     alive_at: u64,
@@ -187,6 +191,8 @@ impl Engine {
             histories_in_flight: 0,
             attempts_of: BTreeMap::new(),
             sleeping: watched::Watched::default(),
+            woken: watched::Agenda::default(),
+            overdue: BTreeSet::new(),
             paces: BTreeMap::new(),
             alive_at: 0,
             sleep_watch_at: 0,

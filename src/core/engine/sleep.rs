@@ -69,6 +69,7 @@ impl Engine {
 
     pub(super) fn mind_sleepers(&mut self) {
         self.watch_for_sleep();
+        self.mind_woken();
         self.keep_alive();
         self.mind_time_asleep();
     }
@@ -164,9 +165,41 @@ impl Engine {
         if let Some(n) = self.nodes.get_mut(node) {
             n.flags = n.flags.without(NodeFlags::DRAIN);
         }
+        if let Some((group, _)) = self.site.locate(node) {
+            let patience = u64::from(group.hibernation.wake_timeout_s) * 1000;
+            self.woken.set(node.to_owned(), self.now.mono_ms + patience);
+        }
         let ms = slept.map_or(0, |sleep| self.now.since(sleep.since));
         let text = format!("the instance of {node} runs again after {} s asleep", ms / 1000);
         self.fact(self.new_fact(FactKind::NodeAwake, text).nodes([node]).after_ms(ms));
+    }
+
+    /// slurmd has had its time since the instance came back: Slurm is asked whether it has answered.
+    fn mind_woken(&mut self) {
+        let due = self.woken.take_due(self.now.mono_ms);
+        if !due.is_empty() {
+            self.overdue.extend(due);
+            self.ask_slurm();
+        }
+        if let Some(at) = self.woken.next() {
+            self.wake(at);
+        }
+    }
+
+    /// Slurm has been asked since: a node that does not respond is as good as dead.
+    pub(super) fn end_unanswered(&mut self) {
+        for node in std::mem::take(&mut self.overdue) {
+            let dead = self
+                .nodes
+                .get(&node)
+                .is_some_and(|n| n.desire == Desire::Keep && n.flags.has(NodeFlags::NOT_RESPONDING));
+            if dead && !self.sleeping.contains_key(&node) && !self.is_locked(&node) {
+                let seconds =
+                    self.site.locate(&node).map_or(0, |(group, _)| group.hibernation.wake_timeout_s);
+                let message = format!("slurmd did not answer within {seconds} s after the sleep");
+                self.force_down(&node, "WakeTimeoutSec", &message);
+            }
+        }
     }
 
     fn keep_alive(&mut self) {
@@ -250,6 +283,8 @@ impl Engine {
 
     /// A node that is no longer up does not sleep.
     pub(super) fn forget_sleep(&mut self, node: &str) {
+        self.woken.remove(node);
+        self.overdue.remove(node);
         self.sleeping.remove(node);
     }
 }

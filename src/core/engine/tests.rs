@@ -761,6 +761,35 @@ fn a_sleeping_node_is_kept_responding_closed_and_its_job_lengthened() {
 }
 
 #[test]
+fn a_node_whose_slurmd_stays_silent_after_the_sleep_is_given_up_and_one_that_answers_is_not() {
+    for silent in [true, false] {
+        let mut bench = Bench::sleeper();
+        bench.look(InstanceState::Stopped);
+        bench.tick(600_000);
+        bench.look(InstanceState::Running);
+        let flags = NodeFlags::CLOUD;
+        let flags = if silent { flags.with(NodeFlags::NOT_RESPONDING) } else { flags };
+        bench.set_slurm("p-g-0", NodeBase::Allocated, flags);
+        bench.requests();
+        let mut down_after = None;
+        for second in 1..400 {
+            bench.tick(1_000);
+            bench.answer_views();
+            let down = bench.requests().iter().any(|request| {
+                matches!(request, SlurmRequest::UpdateNodes(update)
+                    if update.state == Some(NodeStateChange::PowerDownForce)
+                        && update.reason.as_deref().is_some_and(|reason| reason.contains("WakeTimeoutSec")))
+            });
+            if down {
+                down_after.get_or_insert(second);
+            }
+        }
+        assert_eq!(down_after.is_some(), silent);
+        assert!(down_after.is_none_or(|second| (299..320).contains(&second)), "{down_after:?}");
+    }
+}
+
+#[test]
 fn a_node_that_is_not_asleep_is_left_to_slurmd_timeout() {
     let mut bench = Bench::sleeper();
     for _ in 0..20 {
