@@ -200,6 +200,17 @@ impl Emulator {
         Ok(self.query("DescribeCapacityReservations", &[])?.matches("<state>active<").count())
     }
 
+    /// As [`Self::create_tag`], asked again every 50 ms while EC2 says that there were too many requests; how often it did.
+    pub fn create_tag_within_limits(&self, resource: &str, key: &str, value: &str) -> Outcome<u32> {
+        for refused in 0.. {
+            match self.create_tag(resource, key, value) {
+                Err(error) if error.contains("503") => std::thread::sleep(Duration::from_millis(50)),
+                other => return other.map(|()| refused),
+            }
+        }
+        Err("EC2 refused for ever".to_owned())
+    }
+
     pub fn create_tag(&self, resource: &str, key: &str, value: &str) -> Outcome<()> {
         self.query("CreateTags", &[("ResourceId.1", resource), ("Tag.1.Key", key), ("Tag.1.Value", value)])
             .map(drop)
