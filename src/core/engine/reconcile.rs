@@ -13,7 +13,7 @@ use super::{Desire, Engine, Node};
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance, InstanceState};
 use crate::core::fact::FactKind;
 use crate::core::hostlist;
-use crate::core::name_map::NameMap;
+use crate::core::name_map::{NameMap, find_near};
 use crate::core::record::{Binding, Record};
 use crate::core::site::Account;
 use crate::core::slurm_api::NodeFlags;
@@ -29,18 +29,25 @@ impl Engine {
         let may_sleep = self.site.groups().iter().any(|group| group.hibernates());
         let mut moved = Vec::new();
         let mut strangers = Strangers::default();
+        // EC2 lists instances in much the same order each time.
+        let (mut near, mut near_binding) = (0, 0);
         for instance in instances.iter().filter(|instance| !instance.state.is_ended()) {
-            let Some(owner) = self.index.owners.get_mut(&instance.id) else {
+            let Some(place) = find_near(&self.index.owners, &instance.id, near) else {
                 strangers.by_id.insert(&instance.id, instance);
                 continue;
             };
+            near = place + 1;
+            let owner = &mut self.index.owners[place];
             owner.listed = self.lists;
             owner.state = Some(instance.state);
-            let binding = self.persisted.bindings.get(&owner.node);
-            if let (Some(binding), Some(addr)) = (binding, &instance.private_ip)
-                && binding.addr != *addr
+            if let Some(addr) = &instance.private_ip
+                && let Some(place) = find_near(&self.persisted.bindings, &owner.node, near_binding)
             {
-                moved.push((binding.clone(), addr.clone()));
+                near_binding = place + 1;
+                let binding = &self.persisted.bindings[place];
+                if binding.addr != *addr {
+                    moved.push((binding.clone(), addr.clone()));
+                }
             }
             if may_sleep {
                 self.note_instance_state(instance);
