@@ -486,7 +486,7 @@ fn the_document_is_the_list() {
 
 #[test]
 fn what_hinders_hibernation_is_said_with_its_place_in_partitions_json() {
-    let table: [(&str, &str, fn(&mut Inputs)); 4] = [
+    let table: [(&str, &str, Change); 4] = [
         ("cannot hibernate", "$.Partitions[0].NodeGroups[1].LaunchTemplateOverrides[0].InstanceType:", |i| {
             sleeper(i).types.as_mut().expect("found")[0].hibernation_supported = false;
         }),
