@@ -5,6 +5,7 @@
 #[allow(dead_code)]
 mod model;
 
+use std::fmt::Debug;
 use std::num::NonZero;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
@@ -12,7 +13,8 @@ use std::thread::available_parallelism;
 use clap::Parser;
 
 use model::mutant::Mutant;
-use model::run::{Total, run, run_many};
+use model::plan::Scenario;
+use model::run::{Choice, Total, run, run_many};
 
 #[derive(Parser)]
 #[command(about = "Runs the production core, journal and driver in a simulated cluster")]
@@ -32,6 +34,9 @@ struct Options {
     /// Plant this bug, for example NoFence (tests/sim/model/mutant.rs).
     #[arg(long)]
     mutant: Option<String>,
+    /// Only this scenario, for example MaintainNode (tests/sim/model/plan.rs).
+    #[arg(long)]
+    scenario: Option<String>,
     /// Stop after this many broken promises.
     #[arg(long, default_value_t = 10)]
     violations: usize,
@@ -39,14 +44,15 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let planted = |name: &String| Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == *name);
-    let mutant = options.mutant.as_ref().and_then(planted);
-    if mutant.is_none() && options.mutant.is_some() {
-        eprintln!("known bugs: {:?}", Mutant::ALL);
-        return ExitCode::FAILURE;
-    }
+    let choice = match (named(&options.mutant, &Mutant::ALL), named(&options.scenario, &Scenario::ALL)) {
+        (Ok(mutant), Ok(scenario)) => Choice { mutant, scenario },
+        (Err(known), _) | (_, Err(known)) => {
+            eprintln!("known are: {known}");
+            return ExitCode::FAILURE;
+        }
+    };
     if let Some(seed) = options.seed {
-        let run = run(seed, mutant, true);
+        let run = run(seed, choice, true);
         for line in &run.trace {
             println!("{line}");
         }
@@ -54,9 +60,15 @@ fn main() -> ExitCode {
         return if run.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
     let jobs = options.jobs.unwrap_or_else(|| available_parallelism().map_or(1, NonZero::get));
-    let total = run_many(options.first, options.seeds, mutant, jobs, options.violations);
+    let total = run_many(options.first, options.seeds, choice, jobs, options.violations);
     report(&total);
     if total.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The one of that name, or the names there are.
+fn named<T: Copy + Debug>(name: &Option<String>, all: &[T]) -> Result<Option<T>, String> {
+    let Some(name) = name else { return Ok(None) };
+    all.iter().copied().find(|one| format!("{one:?}") == *name).map(Some).ok_or_else(|| format!("{all:?}"))
 }
 
 #[allow(clippy::cast_precision_loss)]

@@ -11,13 +11,13 @@ mod model;
 
 #[cfg(not(feature = "aws"))]
 use model::mutant::Mutant;
-use model::run::{run, run_many};
+use model::run::{Choice, run, run_many};
 
 const SEEDS: u64 = if cfg!(feature = "aws") { 40 } else { 2_000 };
 
 #[test]
 fn no_seed_breaks_a_promise() {
-    let total = run_many(0, SEEDS, None, 2, 5);
+    let total = run_many(0, SEEDS, Choice::default(), 2, 5);
     for (seed, violation) in &total.violations {
         println!("{violation}\n  replay: make sim SEED={seed}");
     }
@@ -32,7 +32,7 @@ fn no_seed_breaks_a_promise() {
 
 #[test]
 fn a_seed_gives_the_same_run_again() {
-    let (first, second) = (run(7, None, true), run(7, None, true));
+    let (first, second) = (run(7, Choice::default(), true), run(7, Choice::default(), true));
     assert_eq!(first.trace, second.trace);
     assert!(first.trace.len() > 100);
 }
@@ -41,7 +41,8 @@ fn a_seed_gives_the_same_run_again() {
 #[test]
 fn every_planted_bug_is_found_within_two_thousand_seeds() {
     for mutant in Mutant::ALL {
-        let total = run_many(0, 2_000, Some(mutant), 2, 1);
+        let choice = Choice { mutant: Some(mutant), ..Choice::default() };
+        let total = run_many(0, 2_000, choice, 2, 1);
         assert!(!total.violations.is_empty(), "{mutant:?} was not found in {} seeds", total.seeds);
         println!("{mutant:?}: {} seeds: {}", total.seeds, total.violations[0].1);
     }

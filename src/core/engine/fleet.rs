@@ -161,8 +161,17 @@ impl Engine {
             launch: launch.token.clone(),
             created_unix_ms: self.now.unix_ms,
         };
+        // A replay may find the node up already, on this fleet's instance or on another's.
+        let up = self.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep);
+        let holder = match self.persisted.bindings.get(node) {
+            Some(binding) => binding.fleet.as_deref(),
+            None => self.persisted.fleets.get(node).filter(|_| up).map(|fleet| fleet.fleet_id.as_str()),
+        };
+        let (held, elsewhere) = (holder == Some(fleet_id), holder.is_some_and(|id| id != fleet_id));
         // The outcome and the fleet's owner are one record step: a crash finds both or replays the call.
-        self.record(Record::FleetOf { node: node.to_owned(), fleet });
+        if !elsewhere {
+            self.record(Record::FleetOf { node: node.to_owned(), fleet });
+        }
         let reply = CloudReply::Fleet(crate::core::ec2_api::FleetReply {
             fleet_id: fleet_id.to_owned(),
             ..Default::default()
@@ -180,7 +189,9 @@ impl Engine {
                 first,
             };
             self.fulfilling.insert(node.to_owned(), fulfil);
-        } else {
+        } else if elsewhere {
+            self.end_fleet(&launch.account, fleet_id.to_owned());
+        } else if !held {
             self.end_fleet_of(node);
         }
     }
@@ -197,6 +208,11 @@ impl Engine {
         let mut moving: Vec<(String, Fulfil)> = Vec::new();
         for node in self.fulfilling.take_due(now) {
             let Some(since) = self.fulfilling.get(&node).map(|fulfil| fulfil.since) else { continue };
+            // After a restart nothing is concluded before slurmctld has been asked.
+            if self.nodes.get(&node).is_none_or(|n| n.desire == Desire::Unknown) {
+                self.fulfilling.look_again(&node, Some(now + POLL_MS));
+                continue;
+            }
             let at = (since + POOL_PATIENCE_MS).min(self.launch_deadline(std::slice::from_ref(&node)));
             if at > now && self.wants_instance(&node) {
                 self.fulfilling.look_again(&node, Some(at));
@@ -208,6 +224,11 @@ impl Engine {
             self.wake(at);
         }
         for (node, fulfil) in moving {
+            // The node is up or bound: the fleet holds its instance, whether a list has shown that one or not.
+            let up = self.nodes.get(&node).is_some_and(|n| n.desire == Desire::Keep);
+            if up || self.persisted.bindings.contains_key(&node) || self.is_locked(&node) {
+                continue;
+            }
             self.end_fleet_of(&node);
             if self.wants_instance(&node) {
                 if self.launch_deadline(std::slice::from_ref(&node)) <= now {
@@ -446,6 +467,10 @@ impl Engine {
     pub(super) fn take_fleets(&mut self, account: &Account, started: u64, result: CloudResult) {
         let Ok(CloudReply::Fleets(fleets)) = result else { return };
         self.take_group_fleets(account, started, &fleets);
+        // Whose a fleet is, is not known before slurmctld's nodes and EC2's instances are.
+        if !self.slurm.is_known() || !self.view_ready(account) {
+            return;
+        }
         let grace = u64::from(self.site.settings.orphan_grace_s) * 1000;
         let expected: BTreeSet<String> = self.launches.values().map(|launch| launch.token.clone()).collect();
         let mut strangers = BTreeSet::new();
@@ -460,7 +485,8 @@ impl Engine {
                 continue;
             }
             strangers.insert(fleet.id.clone());
-            let since = *self.fleet_orphans.entry(fleet.id.clone()).or_insert(self.now.mono_ms);
+            let seen = (account.clone(), self.now.mono_ms);
+            let since = self.fleet_orphans.entry(fleet.id.clone()).or_insert(seen).1;
             if self.adopt_fleet(account, &fleet) {
                 self.fleet_orphans.remove(&fleet.id);
             } else if self.now.since(since) >= grace {
@@ -470,7 +496,39 @@ impl Engine {
                 self.end_fleet(account, fleet.id);
             }
         }
-        self.fleet_orphans.retain(|id, _| strangers.contains(id));
+        // Another account's orphans are not in this list, and their time goes on.
+        self.fleet_orphans.retain(|id, (owner, _)| owner != account || strangers.contains(id));
+    }
+
+    /// A node's fleet is the one that holds its instance, whatever else is left of earlier power-ups.
+    pub(super) fn follow_fleets(&mut self, account: &Account, instances: &[Instance]) {
+        let mut held = Vec::new();
+        for instance in instances {
+            let Some(id) = instance.tags.get(FLEET_ID) else { continue };
+            let Some(node) = self.index.owner(&instance.id) else { continue };
+            let in_scope = self.site.locate(node).is_some_and(|(group, _)| group.scope == FleetScope::Node);
+            let known = self.persisted.fleets.get(node).is_some_and(|fleet| fleet.fleet_id == *id);
+            if !in_scope || known || self.is_fleet_ending(id) {
+                continue;
+            }
+            let launch = self.persisted.bindings.get(node).and_then(|binding| binding.launch.clone());
+            let fleet = NodeFleet {
+                fleet_id: id.to_owned(),
+                account: account.clone(),
+                lifecycle: instance.lifecycle,
+                instance_type: instance.instance_type.clone(),
+                subnet_id: instance.subnet_id.clone(),
+                launch: launch.unwrap_or_default(),
+                created_unix_ms: self.now.unix_ms,
+            };
+            held.push((node.to_owned(), fleet));
+        }
+        for (node, fleet) in held {
+            let text = format!("fleet {} holds the instance of {node}", fleet.fleet_id);
+            self.fact(self.new_fact(FactKind::InstanceAdopted, text).nodes([&node]));
+            self.fulfilling.remove(&node);
+            self.record(Record::FleetOf { node, fleet });
+        }
     }
 
     pub(super) fn is_fleet_ending(&self, id: &str) -> bool {
@@ -496,7 +554,7 @@ impl Engine {
         let text = format!("fleet {} belongs to {node}", fleet.id);
         self.fact(self.new_fact(FactKind::InstanceAdopted, text).nodes([&node]));
         self.record(Record::FleetOf { node: node.clone(), fleet: adopted });
-        if !self.persisted.bindings.contains_key(&node) {
+        if self.wants_instance(&node) {
             let now = self.now.mono_ms;
             let fulfil = Fulfil {
                 account: account.clone(),

@@ -257,8 +257,10 @@ impl Engine {
             match lifecycle {
                 Lifecycle::OnDemand => on_demand += waiting,
                 Lifecycle::Spot => {
-                    on_demand += state.on_demand_wanted;
-                    spot += waiting - state.on_demand_wanted;
+                    // A node may have been bound or given up since the wish was counted.
+                    let wanted = state.on_demand_wanted.min(waiting);
+                    on_demand += wanted;
+                    spot += waiting - wanted;
                 }
             }
         }

@@ -121,6 +121,11 @@ impl Index {
         self.deleting.contains_key(fleet_id)
     }
 
+    /// The node that holds this fleet.
+    pub(super) fn fleet_node(&self, fleet_id: &str) -> Option<&str> {
+        self.fleets.get(fleet_id).map(String::as_str)
+    }
+
     /// A node holds this fleet.
     pub(super) fn is_fleet(&self, fleet_id: &str) -> bool {
         self.fleets.contains_key(fleet_id)

@@ -118,7 +118,7 @@ pub struct Engine {
     spot_requests: BTreeMap<String, String>,
     fulfilling: watched::Watched<String, fleet::Fulfil>,
     fleet_ends: BTreeMap<Account, fleet::FleetEnds>,
-    fleet_orphans: BTreeMap<String, u64>,
+    fleet_orphans: BTreeMap<String, (Account, u64)>,
     fleet_poll_at: u64,
     fleet_poll_in_flight: bool,
     history_at: u64,

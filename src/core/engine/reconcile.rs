@@ -55,6 +55,9 @@ impl Engine {
         }
         self.follow_addresses(moved);
         self.adopt(account, &mut strangers);
+        if self.keeps_fleets(account) {
+            self.follow_fleets(account, instances);
+        }
         self.end_leaving(account, &strangers);
         self.look_at_group_fleets(account);
         self.judge_orphans(account, &mut strangers);
@@ -181,8 +184,12 @@ impl Engine {
         let is_ownerless = |instance: &Instance| {
             let expected = ids.contains(instance.id.as_str())
                 || instance.tags.get(tag::LAUNCH).is_some_and(|token| tokens.contains(token));
-            let in_fleet =
-                instance.tags.get(super::fleet::FLEET_ID).is_some_and(|id| self.index.is_fleet(id));
+            // A fleet's instance comes to its node by itself, unless that node is up and has lost it from the journal.
+            let in_fleet = instance
+                .tags
+                .get(super::fleet::FLEET_ID)
+                .and_then(|id| self.index.fleet_node(id))
+                .is_some_and(|node| !self.is_bare(node));
             !self.index.is_bound(&instance.id)
                 && !expected
                 && !in_fleet
@@ -191,6 +198,12 @@ impl Engine {
                 && !self.in_relocation(instance)
         };
         strangers.by_id.values().copied().filter(|instance| is_ownerless(instance)).collect()
+    }
+
+    /// Up in Slurm, with no instance in the journal.
+    fn is_bare(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep)
+            && !self.persisted.bindings.contains_key(node)
     }
 
     fn judge_orphans(&mut self, account: &Account, strangers: &mut Strangers<'_>) {

@@ -17,7 +17,7 @@ use crate::core::slurm_api::{NodeFlags, NodeStateChange, NodeUpdate, SlurmReques
 use crate::core::time::Now;
 
 /// Reason of a node that is closed to new jobs while its instance sleeps.
-const ASLEEP_REASON: &str = "hibernated by EC2";
+pub(super) const ASLEEP_REASON: &str = "hibernated by EC2";
 
 pub(super) const MINUTE_MS: u64 = 60_000;
 

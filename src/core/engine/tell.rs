@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::outbox::Purpose;
+use super::sleep::ASLEEP_REASON;
 use super::{Desire, Engine, PowerSource};
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
@@ -227,11 +228,14 @@ impl Engine {
             .nodes
             .iter()
             .filter(|(name, node)| {
-                node.base == NodeBase::Down
+                let reason = node.reason.as_deref().unwrap_or_default();
+                // Closed while its instance slept: whatever became of that instance, the next one is another.
+                let closed = node.flags.has(NodeFlags::DRAIN);
+                let by_us = if closed { reason.contains(ASLEEP_REASON) } else { is_power_reason(reason) };
+                (node.base == NodeBase::Down || closed)
+                    && by_us
                     && node.flags.has(NodeFlags::POWERED_DOWN)
                     && !node.flags.has(NodeFlags::POWERING_DOWN)
-                    && !node.flags.has(NodeFlags::DRAIN)
-                    && node.reason.as_deref().is_some_and(is_power_reason)
                     && node.reset_at.is_none_or(|at| now.since(at) >= RESET_INTERVAL_MS)
                     && !self.persisted.bindings.contains_key(*name)
                     && !self.is_locked(name)

@@ -577,6 +577,24 @@ fn a_node_stuck_down_after_resume_timeout_is_brought_back_and_others_are_not() {
 }
 
 #[test]
+fn a_node_closed_for_a_sleep_is_opened_when_it_is_powered_down_and_others_are_not() {
+    let mut bench = Bench::ready();
+    let closed = NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN).with(NodeFlags::DRAIN);
+    bench.set_slurm("p-g-0", NodeBase::Idle, closed);
+    bench.slurm[0].reason = Some("ec2fleet: hibernated by EC2".into());
+    bench.set_slurm("p-g-1", NodeBase::Down, closed);
+    // slurmctld 24.11 appends its own reason to ours.
+    bench.slurm[1].reason = Some("ec2fleet: hibernated by EC2 : Not responding".into());
+    bench.set_slurm("p-g-2", NodeBase::Idle, closed);
+    bench.slurm[2].reason = Some("maintenance".into());
+    bench.rescan(61);
+    let (_, update) = bench.take_update().expect("reset");
+    let names = vec!["p-g-0".to_owned(), "p-g-1".to_owned()];
+    assert_eq!((update.names, update.state), (names, Some(NodeStateChange::Resume)));
+    assert!(bench.take_update().is_none());
+}
+
+#[test]
 fn idle_costs_at_most_two_describes_a_minute() {
     let mut bench = Bench::up();
     bench.tick(200_000);
@@ -839,13 +857,8 @@ fn a_sleep_beyond_the_limit_is_ended_where_the_site_wants_it() {
     assert!((295..310).contains(&second), "{second}");
 }
 
-#[test]
-fn a_fleet_that_no_journal_knows_is_adopted_or_deleted() {
-    let mut bench = Bench::with(hibernating(), Persisted::default());
-    bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::POWERING_UP));
-    bench.tick(0);
-    bench.answer_views();
-    let fleet = |id: &str, node: &str| crate::core::ec2_api::Fleet {
+fn node_fleet(id: &str, node: &str) -> crate::core::ec2_api::Fleet {
+    crate::core::ec2_api::Fleet {
         id: id.into(),
         state: "active".into(),
         activity: None,
@@ -853,9 +866,21 @@ fn a_fleet_that_no_journal_knows_is_adopted_or_deleted() {
         fulfilled: 1.0,
         client_token: None,
         tags: [(tag::NODE.to_owned(), node.to_owned())].into(),
-    };
+    }
+}
+
+#[test]
+fn a_fleet_that_no_journal_knows_is_adopted_or_deleted() {
+    let mut bench = Bench::with(hibernating(), Persisted::default());
+    bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::POWERING_UP));
+    bench.tick(0);
+    bench.answer_views();
+    let fleet = node_fleet;
     let mut deleted = Vec::new();
+    let elsewhere = Account { region: "ap-south-1".into(), profile: None };
     for _ in 0..8 {
+        // That another account has no fleets says nothing of this one's.
+        bench.engine.take_fleets(&elsewhere, 0, Ok(CloudReply::Fleets(Vec::new())));
         while let Some((call, _)) = bench.take("DescribeFleets") {
             let fleets = vec![fleet("fleet-mine", "p-g-0"), fleet("fleet-lost", "p-g-7")];
             bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Fleets(fleets)) });
@@ -1573,4 +1598,108 @@ fn of_two_instances_with_one_name_the_younger_is_the_node() {
     bench.tick(0);
     bench.answer_views();
     assert_eq!(bench.bound("p-g-1"), Some("i-1"));
+}
+
+#[test]
+fn the_fleet_of_a_running_job_is_not_deleted_though_no_list_shows_its_instance() {
+    let mut bench = Bench::with(hibernating(), Persisted::default());
+    bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD);
+    bench.tick(0);
+    bench.answer_views();
+    let fleets = vec![node_fleet("fleet-mine", "p-g-0")];
+    while let Some((call, _)) = bench.take("DescribeFleets") {
+        bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Fleets(fleets.clone())) });
+    }
+    bench.tick(1_000);
+    assert_eq!(bench.engine.persisted().fleets["p-g-0"].fleet_id, "fleet-mine");
+    assert!(bench.take("DeleteFleets").is_none());
+}
+
+#[test]
+fn of_two_fleets_of_a_node_the_one_with_its_instance_is_kept() {
+    let mut bench = Bench::sleeper();
+    let mut old = bench.engine.persisted().fleets["p-g-0"].clone();
+    old.fleet_id = "fleet-old".into();
+    bench.engine.record(Record::FleetOf { node: "p-g-0".into(), fleet: old });
+    bench.rescan(61);
+    assert_eq!(bench.engine.persisted().fleets["p-g-0"].fleet_id, "fleet-0");
+}
+
+#[test]
+fn a_restart_does_not_delete_the_fleet_that_a_node_waits_for() {
+    let mut bench = Bench::with(hibernating(), Persisted::default());
+    bench.tick(0);
+    bench.answer_views();
+    bench.wake(&["p-g-0"]);
+    bench.tick(40);
+    let (call, _) = bench.create_fleet();
+    bench.fleet_made(call, "fleet-0");
+    let persisted = bench.engine.persisted().clone();
+    let slurm = bench.slurm.clone();
+    let mut bench = Bench::with(hibernating(), persisted);
+    bench.slurm = slurm;
+    bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::POWERING_UP));
+    bench.tick(0);
+    bench.tick(100);
+    assert!(bench.take("DeleteFleets").is_none(), "nothing is known yet");
+    bench.answer_views();
+    bench.tick(100);
+    assert!(bench.take("DeleteFleets").is_none());
+    assert_eq!(bench.engine.persisted().fleets["p-g-0"].fleet_id, "fleet-0");
+}
+
+#[test]
+fn while_slurmctld_is_silent_no_fleet_is_an_orphan() {
+    let mut bench = Bench::with(hibernating(), Persisted::default());
+    bench.tick(0);
+    for _ in 0..10 {
+        let fleets = CloudReply::Fleets(vec![node_fleet("fleet-busy", "p-g-0")]);
+        let account = bench.engine.site().accounts()[0].clone();
+        bench.engine.take_fleets(&account, 0, Ok(fleets));
+        bench.tick(60_000);
+        assert!(bench.take("DeleteFleets").is_none());
+    }
+}
+
+#[test]
+fn a_replayed_create_fleet_does_not_delete_the_fleet_that_already_holds_the_node() {
+    let mut bench = Bench::with(hibernating(), Persisted::default());
+    bench.tick(0);
+    bench.answer_views();
+    bench.wake(&["p-g-0"]);
+    bench.tick(40);
+    let (call, _) = bench.create_fleet();
+    let open = bench.engine.persisted().open.clone();
+    bench.fleet_made(call, "fleet-0");
+    // The crash lost the outcome, and not whose the fleet is.
+    let persisted = Persisted { open, ..bench.engine.persisted().clone() };
+    let mut bench = Bench::with(hibernating(), persisted);
+    bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::POWERING_UP));
+    bench.tick(0);
+    bench.answer_views();
+    let (call, _) = bench.create_fleet();
+    let mut instance = bench.instance("i-0", 0, "");
+    instance.tags = [(fleet::FLEET_ID.to_owned(), "fleet-0".to_owned())].into();
+    let account = bench.engine.site().accounts()[0].clone();
+    bench.engine.take_fleet_instances(&account, Ok(CloudReply::Instances(vec![instance])));
+    assert_eq!(bench.bound("p-g-0"), Some("i-0"));
+    bench.fleet_made(call, "fleet-0");
+    bench.tick(1_000);
+    assert!(bench.take("DeleteFleets").is_none());
+    assert_eq!(bench.engine.persisted().fleets["p-g-0"].fleet_id, "fleet-0");
+}
+
+#[test]
+fn an_instance_of_a_known_fleet_is_adopted_by_the_fleets_node_that_is_up_without_one() {
+    let mut bench = Bench::sleeper();
+    let instance = bench.instances[0].clone();
+    let fleets = bench.engine.persisted().fleets.clone();
+    let slurm = bench.slurm.clone();
+    let mut bench = Bench::with(hibernating(), Persisted { fleets, ..Persisted::default() });
+    bench.slurm = slurm;
+    bench.slurm[0].addr = instance.private_ip.clone().unwrap();
+    bench.instances = vec![instance];
+    bench.tick(0);
+    bench.answer_views();
+    assert_eq!(bench.bound("p-g-0"), Some("i-0"));
 }

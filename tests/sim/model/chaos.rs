@@ -24,6 +24,14 @@ pub enum Fault {
     NoAddressYet,
     /// EC2 takes a Spot instance back.
     Interruption,
+    /// EC2 hibernates a Spot instance instead of ending it.
+    Hibernation,
+    /// Every Spot instance of a pool is taken back at once.
+    SpotStorm,
+    /// A hibernated instance comes back with another private address.
+    NewAddress,
+    /// A maintain fleet gets its instances minutes later.
+    LateFulfilment,
     /// EC2 ends an instance that is starting.
     DeadOnArrival,
     /// slurmd never starts.
@@ -68,7 +76,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 35] = [
         Self::Throttle,
         Self::LostRequest,
         Self::LostAnswer,
@@ -79,6 +87,10 @@ impl Fault {
         Self::MissingInstance,
         Self::NoAddressYet,
         Self::Interruption,
+        Self::Hibernation,
+        Self::SpotStorm,
+        Self::NewAddress,
+        Self::LateFulfilment,
         Self::DeadOnArrival,
         Self::BootFailure,
         Self::SlowBoot,
@@ -114,6 +126,10 @@ impl Fault {
                 | Self::StaleList
                 | Self::NoAddressYet
                 | Self::Interruption
+                | Self::Hibernation
+                | Self::SpotStorm
+                | Self::NewAddress
+                | Self::LateFulfilment
                 | Self::DeadOnArrival
                 | Self::BootFailure
                 | Self::SlowBoot

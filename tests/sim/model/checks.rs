@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slurm_ec2_fleet::core::ec2_api::CloudRequest;
-use slurm_ec2_fleet::core::site::{Account, NodeNaming};
-use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeStateChange, NodeUpdate};
+use slurm_ec2_fleet::core::ec2_api::{CloudRequest, FleetType};
+use slurm_ec2_fleet::core::site::{Account, FleetScope, NodeNaming};
+use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeFlags, NodeStateChange, NodeUpdate};
 use slurm_ec2_fleet::core::tag;
 
+use super::plan::SLURMD_TIMEOUT_MS;
 use super::slurmctld::JobState;
 use super::world::World;
 
@@ -19,6 +20,8 @@ const SLACK_MS: u64 = 90_000;
 pub struct Checks {
     /// Since when this instance serves no node that Slurm wants.
     unwanted: BTreeMap<usize, Unwanted>,
+    /// Since when this maintain fleet serves no node or group that Slurm wants.
+    unwanted_fleets: BTreeMap<usize, Unwanted>,
     /// The node that each instance was bound to last.
     last_node: BTreeMap<String, String>,
     /// Bindings at the last look.
@@ -77,10 +80,9 @@ impl World {
             }
             return;
         }
-        if let CloudRequest::TerminateInstances { ids } = request {
-            let asked: Vec<String> = ids.iter().filter(|id| self.was_powered_down(id)).cloned().collect();
-            self.checks.asked.extend(asked);
-        }
+        let asked: Vec<String> =
+            self.ended_by(request).into_iter().filter(|id| self.was_powered_down(id)).collect();
+        self.checks.asked.extend(asked);
         if !self.disk.borrow().has_durable_intent(request) {
             self.k.violate(|| {
                 format!("{} is sent before its intent is on the disk: {request:?}", request.action())
@@ -89,10 +91,11 @@ impl World {
     }
 
     /// A call arrives at EC2 and is about to take effect.
-    pub fn check_reaches(&mut self, host: usize, request: &CloudRequest) {
-        let CloudRequest::TerminateInstances { ids } = request else { return };
+    pub fn check_reaches(&mut self, host: usize, account: &Account, request: &CloudRequest) {
+        self.check_fleet_call(account, request);
+        let ids = self.ended_by(request);
         let grace = u64::from(self.slurm.plan.site.settings.orphan_grace_s) * 1000;
-        for id in ids {
+        for id in &ids {
             let Some(number) = self.ec2.machine(id) else {
                 self.k.violate(|| format!("{id} is to be terminated and never existed"));
                 continue;
@@ -112,12 +115,128 @@ impl World {
                 self.k.violate(|| format!("{id} is terminated under the running job of {name}"));
             }
             let age = self.k.now - machine.launched;
-            let known = self.controllers[host].told_of.contains(id) || self.was_powered_down(id);
+            // A maintain fleet launches when it likes: what is too much in it may go at once.
+            let known = machine.fleet.is_some()
+                || self.controllers[host].told_of.contains(id)
+                || self.was_powered_down(id);
             if age < grace && !known && self.acting() == Some(host) {
                 self.k.violate(|| {
                     format!("{id} is terminated {age} ms after its launch though nobody knew it")
                 });
             }
+        }
+    }
+
+    /// Instances that a call ends.
+    fn ended_by(&self, request: &CloudRequest) -> Vec<String> {
+        let now = self.k.now;
+        match request {
+            CloudRequest::TerminateInstances { ids } => ids.clone(),
+            CloudRequest::DeleteFleets { ids, terminate_instances: true } => ids
+                .iter()
+                .filter_map(|id| self.ec2.fleet(id))
+                .flat_map(|fleet| self.ec2.in_fleet(fleet))
+                .map(|number| self.ec2.machines[number].id.clone())
+                .collect(),
+            CloudRequest::CancelSpotInstanceRequests { ids } => ids
+                .iter()
+                .filter_map(|id| self.ec2.machine(id.strip_prefix("sir-")?))
+                .map(|number| &self.ec2.machines[number])
+                .filter(|machine| machine.is_asleep(now))
+                .map(|machine| machine.id.clone())
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// A call that makes, changes or deletes a maintain fleet is about to take effect.
+    fn check_fleet_call(&mut self, account: &Account, request: &CloudRequest) {
+        let now = self.k.now;
+        match request {
+            CloudRequest::CreateFleet(request) if request.fleet_type == FleetType::Maintain => {
+                // One that EC2 has listed long enough for everybody to have seen it, and nobody has given up.
+                let seen = self.slurm.plan.max_lag_ms + SLACK_MS;
+                let known = |id: &String| {
+                    self.acting().and_then(|host| self.controllers[host].driver.as_ref()).is_some_and(
+                        |driver| {
+                            let state = driver.engine.persisted();
+                            state.fleets.values().any(|fleet| fleet.fleet_id == *id)
+                                || state.group_fleets.values().any(|fleet| fleet.fleet_id == *id)
+                        },
+                    )
+                };
+                let group = request.fleet_tags.get(tag::NODE).is_none();
+                let other = self.ec2.fleets.iter().find(|fleet| {
+                    fleet.is_active()
+                        && group
+                        && fleet.account == *account
+                        && fleet.request.client_token != request.client_token
+                        && [tag::CLUSTER, tag::PARTITION, tag::GROUP, tag::NODE]
+                            .iter()
+                            .all(|key| fleet.tag(key) == request.fleet_tags.get(*key))
+                        && (known(&fleet.id) || fleet.created + seen < now)
+                });
+                if let Some(other) = other
+                    && self.k.undisturbed() > seen
+                {
+                    let id = other.id.clone();
+                    let tags = request.fleet_tags.clone();
+                    self.k.violate(|| format!("a second fleet is made beside {id}: {tags:?}"));
+                }
+            }
+            CloudRequest::ModifyFleet { fleet_id, target, spot_target, on_demand_target, .. } => {
+                let Some(number) = self.ec2.fleet(fleet_id) else { return };
+                let group = self.ec2.fleets[number].tag(tag::GROUP).cloned();
+                if self.ec2.fleets[number].tag(tag::CLUSTER).map(String::as_str) != Some(super::plan::CLUSTER)
+                {
+                    self.k.violate(|| format!("the target of {fleet_id} of another cluster is changed"));
+                }
+                let wanted = self.slurm.state.nodes.iter().filter(|node| {
+                    let group_of = &self.slurm.plan.site.groups()[node.group].name;
+                    let lately = self.checks.suspended.get(&node.name).is_some_and(|at| now - at < SLACK_MS);
+                    Some(group_of) == group.as_ref()
+                        && (!node.suspended || lately || self.k.undisturbed() < SLACK_MS)
+                });
+                let most = u32::try_from(wanted.count()).unwrap_or(u32::MAX);
+                if *spot_target > most || *on_demand_target > most || *target > most {
+                    let text = format!(
+                        "{fleet_id} is given the target {target} ({spot_target} Spot, {on_demand_target} on-demand), and Slurm wants {most} nodes"
+                    );
+                    self.k.violate(|| text);
+                }
+            }
+            CloudRequest::DeleteFleets { ids, .. } => {
+                for id in ids {
+                    let foreign = self.ec2.fleet(id).is_some_and(|number| {
+                        self.ec2.fleets[number].tag(tag::CLUSTER).map(String::as_str)
+                            != Some(super::plan::CLUSTER)
+                    });
+                    if foreign {
+                        self.k.violate(|| format!("{id} of another cluster is deleted"));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// slurmctld has given up on a node, and on the job that ran on this instance.
+    pub fn check_lost(&mut self, index: usize, number: usize) {
+        let now = self.k.now;
+        let machine = &self.ec2.machines[number];
+        let node = &self.slurm.state.nodes[index];
+        let bound =
+            self.acting().and_then(|host| self.controllers[host].driver.as_ref()).is_some_and(|driver| {
+                driver.engine.binding(&node.name).is_some_and(|binding| binding.instance_id == machine.id)
+            });
+        let asleep_ms = machine.naps.last().map_or(0, |nap| now.saturating_sub(nap.stopping));
+        if bound
+            && machine.is_asleep(now)
+            && asleep_ms > SLACK_MS
+            && self.k.undisturbed() > SLURMD_TIMEOUT_MS + SLACK_MS
+        {
+            let (id, name) = (machine.id.clone(), node.name.clone());
+            self.k.violate(|| format!("{name} is DOWN and its job lost while {id} is hibernated"));
         }
     }
 
@@ -164,9 +283,9 @@ impl World {
             }
             let machine = self.ec2.machine(id).map(|number| &self.ec2.machines[number]);
             let group = self.slurm.plan.site.locate(node).map(|(group, _)| group.name.clone());
-            if machine
-                .is_none_or(|machine| machine.foreign || machine.tags().get(tag::GROUP) != group.as_ref())
-            {
+            let in_group =
+                self.ec2.machine(id).and_then(|number| self.ec2.group_of(number)) == group.as_ref();
+            if machine.is_none_or(|machine| machine.foreign || !in_group) {
                 self.k.violate(|| format!("{node} is bound to {id}, which is not of its group"));
             }
         }
@@ -211,10 +330,10 @@ impl World {
     }
 
     /// A new process continues: what it has read is what it knows.
-    pub fn forget_bindings(&mut self) {
+    pub fn forget_bindings(&mut self, host: usize) {
         self.checks.bindings.clear();
         // What the journal says was told may have been forgotten by slurmctld since.
-        if let Some(driver) = self.acting().and_then(|host| self.controllers[host].driver.as_ref()) {
+        if let Some(driver) = &self.controllers[host].driver {
             let told = driver.engine.persisted().bindings.values().filter(|binding| binding.told);
             self.checks.told = told.map(|binding| binding.instance_id.clone()).collect();
         }
@@ -290,6 +409,7 @@ impl World {
                 late.push((machine.id.clone(), entry.powered_down, waited));
             }
         }
+        self.look_at_fleets(orphan_ms);
         for (id, powered_down, waited) in late {
             let seconds = waited / 1000;
             self.k.violate(|| {
@@ -300,6 +420,84 @@ impl World {
                 }
             });
         }
+    }
+
+    /// Every fleet serves a node or group, or is deleted within the promised time.
+    fn look_at_fleets(&mut self, orphan_ms: u64) {
+        let now = self.k.now;
+        let mut late = Vec::new();
+        for (number, fleet) in self.ec2.fleets.iter().enumerate() {
+            let ours = fleet.tag(tag::CLUSTER).map(String::as_str) == Some(super::plan::CLUSTER);
+            if !fleet.is_active() || !ours {
+                self.checks.unwanted_fleets.remove(&number);
+                continue;
+            }
+            let driver = self.acting().and_then(|host| self.controllers[host].driver.as_ref());
+            let node = fleet.tag(tag::NODE);
+            let suspended = node
+                .and_then(|node| self.slurm.find(node))
+                .is_some_and(|index| self.slurm.state.nodes[index].suspended);
+            let owned = driver.is_some_and(|driver| {
+                let state = driver.engine.persisted();
+                match node {
+                    Some(node) => state.fleets.get(node).is_some_and(|known| known.fleet_id == fleet.id),
+                    None => state.group_fleets.values().any(|known| known.fleet_id == fleet.id),
+                }
+            });
+            if owned && !suspended {
+                self.checks.unwanted_fleets.remove(&number);
+                continue;
+            }
+            let entry = self
+                .checks
+                .unwanted_fleets
+                .entry(number)
+                .or_insert(Unwanted { since: now, powered_down: suspended });
+            let allowed = if owned { SLACK_MS } else { orphan_ms + SLACK_MS };
+            let waited = now.saturating_sub(entry.since.max(self.k.chaos.disturbed_until));
+            if waited > allowed {
+                let what = node.map_or("its group", String::as_str);
+                late.push(format!("{} exists {} s after {what} needed it", fleet.id, waited / 1000));
+            }
+        }
+        for text in late {
+            self.k.violate(|| text);
+        }
+    }
+
+    /// Maintain fleets at the end: one for each node that is up, and groups with exactly what is up.
+    fn unsettled_fleets(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        for (index, group) in self.slurm.plan.site.groups().iter().enumerate() {
+            let up =
+                self.slurm.state.nodes.iter().filter(|node| node.group == index && !node.suspended).count();
+            let fleets: Vec<_> = self
+                .ec2
+                .fleets
+                .iter()
+                .filter(|fleet| {
+                    fleet.is_active()
+                        && fleet.tag(tag::CLUSTER).map(String::as_str) == Some(super::plan::CLUSTER)
+                        && fleet.tag(tag::GROUP) == Some(&group.name)
+                })
+                .collect();
+            let target: u64 = fleets.iter().map(|fleet| u64::from(fleet.target())).sum();
+            let most = match group.scope {
+                FleetScope::Launch => 0,
+                FleetScope::Node => up,
+                FleetScope::Group => 1,
+            };
+            if fleets.len() > most {
+                broken.push(format!("{} has {} fleets", group.stem(), fleets.len()));
+            }
+            if group.scope != FleetScope::Launch && target != up as u64 {
+                broken.push(format!(
+                    "the fleets of {} have target {target}, and {up} nodes are up",
+                    group.stem()
+                ));
+            }
+        }
+        broken
     }
 
     /// Slurm gave up waiting for a node: somebody must have said so before, or EC2 is to blame.
@@ -318,7 +516,13 @@ impl World {
         };
         let machine = &self.ec2.machines[number];
         // It had no time to come up, or never would.
-        if machine.boot_fails || machine.slow || !machine.is_alive(now) || machine.booted + SLACK_MS > now {
+        let slept = !machine.naps.is_empty();
+        if machine.boot_fails
+            || machine.slow
+            || slept
+            || !machine.is_alive(now)
+            || machine.booted + SLACK_MS > now
+        {
             return;
         }
         let (id, runs_as) = (machine.id.clone(), machine.node.clone());
@@ -356,6 +560,9 @@ impl World {
                     continue;
                 }
                 used += 1;
+                if node.flags.has(NodeFlags::DRAIN) {
+                    broken.push(format!("{} is closed to jobs ({:?})", node.name, node.reason));
+                }
                 let Some(binding) = binding else {
                     broken.push(format!("{} ({:?}) is up without an instance", node.name, node.flags));
                     continue;
@@ -381,6 +588,7 @@ impl World {
                     broken.push(format!("{} has no Name tag", machine.id));
                 }
             }
+            broken.extend(self.unsettled_fleets());
             for (number, job) in self.slurm.state.jobs.iter().enumerate() {
                 let right =
                     if job.sentinel { job.state == JobState::Running } else { job.state == JobState::Done };
@@ -399,8 +607,16 @@ impl World {
         }
         if let Some(counts) = &self.checks.describes {
             for (account, count) in counts {
-                // Two a minute for ten minutes, and the one that was due when the count began.
-                if *count > 21 {
+                // Two a minute for ten minutes, and the one that was due when the count began. Where instances can sleep
+                // their states are read every ten seconds besides.
+                let watches = self
+                    .slurm
+                    .plan
+                    .site
+                    .groups()
+                    .iter()
+                    .any(|group| group.hibernates() && group.account == *account);
+                if *count > if watches { 82 } else { 21 } {
                     broken.push(format!("{count} describes of {account} in ten idle minutes"));
                 }
             }

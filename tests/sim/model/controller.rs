@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use slurm_ec2_fleet::core::ec2_api::{CloudReply, CloudRequest, CloudResult, ErrorClass};
+use slurm_ec2_fleet::core::ec2_api::{CloudReply, CloudRequest, CloudResult, ErrorClass, InstanceState};
 use slurm_ec2_fleet::core::engine::{EngineOptions, PowerSource};
 use slurm_ec2_fleet::core::event::{CallId, Effect, Event};
 use slurm_ec2_fleet::core::site::{Account, Site};
@@ -155,6 +155,7 @@ impl World {
         let driver = Driver::new(opened.journal, state, self.site_for_engine(), options, now);
         let bound = driver.engine.persisted().bindings.values().map(|b| b.instance_id.clone());
         let mut known: BTreeSet<String> = bound.collect();
+        known.extend(driver.engine.persisted().leaving.keys().cloned());
         for intent in driver.engine.persisted().open.values() {
             if let CloudRequest::TerminateInstances { ids } = &intent.request {
                 known.extend(ids.iter().cloned());
@@ -163,7 +164,7 @@ impl World {
         let controller = &mut self.controllers[host];
         controller.told_of = known;
         controller.driver = Some(driver);
-        self.forget_bindings();
+        self.forget_bindings(host);
         self.k.note(|| format!("controller {host} acts (fence {epoch})"));
         self.deliver(host, Event::Tick);
         self.plan_poll(host, true);
@@ -210,7 +211,7 @@ impl World {
             self.disk.borrow_mut().crash(tear.then_some(&mut self.k.rng));
         }
         self.give_up_fence(old.epoch);
-        self.forget_bindings();
+        self.forget_bindings(host);
         if self.slurm.host == Some(host) {
             self.slurm.stop(false);
         }
@@ -480,6 +481,12 @@ impl World {
                     }
                 }
             }
+            SlurmRequest::KeepResponding { nodes } => {
+                if control && self.mutant != Some(Mutant::NotKeptAlive) {
+                    self.slurm.did_respond(&mut self.k, nodes);
+                }
+                Ok(SlurmReply::Done)
+            }
             _ => Ok(SlurmReply::Done),
         };
         let result = if self.mutant == Some(Mutant::ToldBeforeSuccess)
@@ -572,6 +579,38 @@ impl World {
         }
     }
 
+    /// What a planted bug believes to have done.
+    fn forgotten(&self, request: &CloudRequest) -> Option<CloudReply> {
+        match (self.mutant?, request) {
+            (Mutant::UnbindForgetsTerminate, CloudRequest::TerminateInstances { ids })
+                if ids.iter().any(|id| self.was_powered_down(id)) =>
+            {
+                Some(CloudReply::Terminated { terminated: ids.clone(), unknown: Vec::new() })
+            }
+            (Mutant::ForgottenFleetDelete, CloudRequest::DeleteFleets { ids, .. }) => {
+                Some(CloudReply::Deleted { deleted: ids.clone(), failed: Vec::new() })
+            }
+            _ => None,
+        }
+    }
+
+    /// The request as a planted bug would have written it, down to the journal.
+    fn mutate_at_ec2(&mut self, mut request: CloudRequest) -> CloudRequest {
+        if let (
+            Some(Mutant::TargetRaisedTwice),
+            CloudRequest::ModifyFleet { fleet_id, target, spot_target, on_demand_target, .. },
+        ) = (self.mutant, &mut request)
+            && let Some(fleet) = self.ec2.fleet(fleet_id).map(|number| &self.ec2.fleets[number])
+            && fleet.target() == *target
+        {
+            // It says "so many more", and says it again when the first answer was lost.
+            let more = if fleet.spot_target == *spot_target { spot_target } else { on_demand_target };
+            *more += 1;
+            *target += 1;
+        }
+        request
+    }
+
     /// A request arrives at EC2.
     pub fn call_reaches(&mut self, number: u64) {
         let Some(call) = self.calls.get(&number) else { return };
@@ -583,15 +622,13 @@ impl World {
         let result = if call.throttled {
             Err(ec2::error(ErrorClass::Throttle, "RequestLimitExceeded"))
         } else {
-            let forget = self.mutant == Some(Mutant::UnbindForgetsTerminate)
-                && matches!(&request, CloudRequest::TerminateInstances { ids }
-                    if ids.iter().any(|id| self.was_powered_down(id)));
-            if forget {
-                let CloudRequest::TerminateInstances { ids } = &request else { return };
-                Ok(CloudReply::Terminated { terminated: ids.clone(), unknown: Vec::new() })
-            } else {
-                self.check_reaches(host, &request);
-                self.ec2.perform(&mut self.k, &account, &request)
+            match self.forgotten(&request) {
+                Some(reply) => Ok(reply),
+                None => {
+                    let request = self.mutate_at_ec2(request);
+                    self.check_reaches(host, &account, &request);
+                    self.ec2.perform(&mut self.k, &account, &request)
+                }
             }
         };
         let Some(call) = self.calls.get_mut(&number) else { return };
@@ -634,6 +671,20 @@ impl World {
                 Some(Mutant::EmptyOnFailedDescribe),
                 CloudRequest::DescribeCluster { .. } | CloudRequest::DescribeInstances { .. },
             ) if result.is_err() => *result = Ok(CloudReply::Instances(Vec::new())),
+            (Some(Mutant::SleepMeansEnded), _) => {
+                if let Ok(CloudReply::Instances(instances)) = result {
+                    for instance in instances {
+                        if matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped) {
+                            instance.state = InstanceState::Terminated;
+                        }
+                    }
+                }
+            }
+            (Some(Mutant::ThrottledMeansModified), CloudRequest::ModifyFleet { .. }) => {
+                if matches!(result, Err(error) if error.class == ErrorClass::Throttle) {
+                    *result = Ok(CloudReply::Modified);
+                }
+            }
             (Some(Mutant::FirstPageOnly), CloudRequest::DescribeCluster { .. }) => {
                 if let Ok(CloudReply::Instances(instances)) = result {
                     instances.truncate(self.ec2.page);

@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use slurm_ec2_fleet::core::ec2_api::{
-    CloudError, CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, FleetReply, Instance,
-    InstanceState, LaunchedInstances, PoolError,
+    CloudError, CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, FleetReply, FleetType,
+    Instance, InstanceState, LaunchedInstances, PoolError,
 };
 use slurm_ec2_fleet::core::hostlist;
 use slurm_ec2_fleet::core::site::{Account, Lifecycle, NodeNaming};
 use slurm_ec2_fleet::core::tag;
 
 use super::chaos::Fault;
+use super::fleets::MaintainFleet;
 use super::kernel::{Action, Kernel};
 use super::plan::CLUSTER;
 
@@ -43,9 +44,38 @@ pub struct Machine {
     pub boot_fails: bool,
     /// Its slurmd starts late.
     pub slow: bool,
+    /// The maintain fleet that holds it.
+    pub fleet: Option<usize>,
+    /// An interruption puts it to sleep.
+    pub hibernates: bool,
+    pub naps: Vec<Nap>,
+    /// Addresses that it had before.
+    pub past_ips: Vec<String>,
+}
+
+/// One sleep of an instance: stopping, stopped, then pending and running again.
+#[derive(Clone, Copy, Debug)]
+pub struct Nap {
+    pub stopping: u64,
+    pub stopped: u64,
+    pub back: Option<(u64, u64)>,
 }
 
 impl Machine {
+    /// Hibernated by EC2, or not yet back from that.
+    pub fn is_asleep(&self, now: u64) -> bool {
+        self.is_alive(now)
+            && self
+                .naps
+                .iter()
+                .any(|nap| nap.stopping <= now && nap.back.is_none_or(|(_, running)| now < running))
+    }
+
+    /// Alive, and its slurmd can answer.
+    pub fn is_awake(&self, now: u64) -> bool {
+        self.is_alive(now) && !self.is_asleep(now)
+    }
+
     /// Still costs money, and its slurmd may run.
     pub fn is_alive(&self, now: u64) -> bool {
         self.end.as_ref().is_none_or(|(shutting, ..)| *shutting > now)
@@ -55,10 +85,17 @@ impl Machine {
         self.end.as_ref().is_some_and(|(_, terminated, _)| *terminated <= now)
     }
 
-    fn state_at(&self, at: u64) -> InstanceState {
-        match &self.end {
-            Some((_, terminated, _)) if *terminated <= at => InstanceState::Terminated,
-            Some((shutting, ..)) if *shutting <= at => InstanceState::ShuttingDown,
+    pub fn state_at(&self, at: u64) -> InstanceState {
+        let nap = self.naps.iter().rev().find(|nap| nap.stopping <= at);
+        match (&self.end, nap) {
+            (Some((_, terminated, _)), _) if *terminated <= at => InstanceState::Terminated,
+            (Some((shutting, ..)), _) if *shutting <= at => InstanceState::ShuttingDown,
+            (_, Some(nap)) => match nap.back {
+                Some((_, running)) if running <= at => InstanceState::Running,
+                Some((pending, _)) if pending <= at => InstanceState::Pending,
+                _ if nap.stopped <= at => InstanceState::Stopped,
+                _ => InstanceState::Stopping,
+            },
             _ if self.running <= at => InstanceState::Running,
             _ => InstanceState::Pending,
         }
@@ -74,7 +111,7 @@ impl Machine {
     }
 
     /// As a describe shows it that looks at the state of `at`.
-    fn shown(&self, at: u64) -> Instance {
+    pub fn shown(&self, at: u64) -> Instance {
         let state = self.state_at(at);
         Instance {
             id: self.id.clone(),
@@ -93,7 +130,8 @@ impl Machine {
                 Some((shutting, _, reason)) if *shutting <= at => Some(reason.clone()),
                 _ => None,
             },
-            spot_request_id: None,
+            spot_request_id: (self.fleet.is_some() && self.lifecycle == Lifecycle::Spot)
+                .then(|| format!("sir-{}", self.id)),
         }
     }
 }
@@ -107,7 +145,8 @@ pub struct Ec2 {
     /// Instances that a pool has left; what is not named has plenty.
     capacity: BTreeMap<(String, String, String), u32>,
     used_ips: BTreeSet<u32>,
-    fleets: u64,
+    instant_fleets: u64,
+    pub fleets: Vec<MaintainFleet>,
     pub max_lag: u64,
     pub page: usize,
 }
@@ -122,6 +161,13 @@ impl Ec2 {
         Self { max_lag, page, ..Self::default() }
     }
 
+    /// The node group whose instance it is, by its tags or its fleet's.
+    pub fn group_of(&self, number: usize) -> Option<&String> {
+        let machine = &self.machines[number];
+        let fleet = machine.fleet.map(|fleet| &self.fleets[fleet]);
+        machine.tags().get(tag::GROUP).or_else(|| fleet.and_then(|fleet| fleet.tag(tag::GROUP)))
+    }
+
     pub fn machine(&self, id: &str) -> Option<usize> {
         let index = usize::from_str_radix(id.strip_prefix("i-")?, 16).ok()?;
         (index < self.machines.len()).then_some(index)
@@ -134,6 +180,37 @@ impl Ec2 {
             CloudRequest::DescribeInstances { ids } => Ok(self.describe_ids(k, account, ids)),
             CloudRequest::TerminateInstances { ids } => Ok(self.terminate(k, account, ids)),
             CloudRequest::CreateTags { ids, tags } => self.create_tags(k, account, ids, tags),
+            CloudRequest::ModifyFleet {
+                fleet_id,
+                target,
+                spot_target,
+                on_demand_target,
+                terminate_excess,
+                template,
+            } => {
+                if spot_target.checked_add(*on_demand_target) != Some(*target) {
+                    return Err(error(ErrorClass::Configuration, "InvalidTargetCapacitySpecification"));
+                }
+                self.modify_fleet(
+                    k,
+                    fleet_id,
+                    (*spot_target, *on_demand_target),
+                    *terminate_excess,
+                    template.as_deref(),
+                )
+            }
+            CloudRequest::DeleteFleets { ids, terminate_instances } => {
+                Ok(self.delete_fleets(k, ids, *terminate_instances))
+            }
+            CloudRequest::DescribeFleets { cluster } => Ok(self.describe_fleets(k, account, cluster)),
+            CloudRequest::DescribeFleetInstances { fleet_ids } => {
+                Ok(self.describe_fleet_instances(k, account, fleet_ids))
+            }
+            CloudRequest::DescribeFleetHistory { fleet_id, start_unix_ms } => {
+                self.describe_history(k, fleet_id, *start_unix_ms)
+            }
+            CloudRequest::CancelSpotInstanceRequests { ids } => Ok(self.cancel_requests(k, ids)),
+            // What only the move of a hibernated instance asks for: no scenario has that.
             other => Err(error(ErrorClass::Configuration, other.action())),
         }
     }
@@ -146,8 +223,16 @@ impl Ec2 {
                 Err(error(ErrorClass::IdempotentMismatch, "IdempotentParameterMismatch"))
             };
         }
-        self.fleets += 1;
-        let mut reply = FleetReply { fleet_id: format!("fleet-{}", self.fleets), ..FleetReply::default() };
+        if request.fleet_type == FleetType::Maintain {
+            let reply = self.create_maintain_fleet(k, account, request);
+            if let Ok(CloudReply::Fleet(reply)) = &reply {
+                self.tokens.insert(request.client_token.clone(), (request.clone(), reply.clone()));
+            }
+            return reply;
+        }
+        self.instant_fleets += 1;
+        let mut reply =
+            FleetReply { fleet_id: format!("fleet-{}", self.instant_fleets), ..FleetReply::default() };
         let mut open = request.target;
         let minimum = match request.lifecycle {
             Lifecycle::Spot => request.spot_options.min_target_capacity,
@@ -157,8 +242,7 @@ impl Ec2 {
         for over in &request.overrides {
             let kind = over.instance_type.clone().unwrap_or_default();
             let subnet = over.subnet_id.clone().unwrap_or_default();
-            let left = self.capacity.get(&(account.region.clone(), kind.clone(), subnet.clone())).copied();
-            let granted = open.min(left.unwrap_or(u32::MAX));
+            let granted = self.room(account, &kind, &subnet).min(open);
             if granted < open {
                 reply.errors.push(PoolError {
                     code: "InsufficientInstanceCapacity".into(),
@@ -181,13 +265,10 @@ impl Ec2 {
             grants.clear();
         }
         for (kind, subnet, count) in grants {
-            let reservation = format!("r-{:x}-{kind}-{subnet}", self.fleets);
-            let pool = (account.region.clone(), kind.clone(), subnet.clone());
-            if let Some(left) = self.capacity.get_mut(&pool) {
-                *left -= count;
-            }
+            let reservation = format!("r-{:x}-{kind}-{subnet}", self.instant_fleets);
+            self.take_capacity(account, &kind, &subnet, count);
             let ids = (0..count)
-                .map(|index| self.launch(k, account, request, (&kind, &subnet, &reservation), index))
+                .map(|index| self.launch(k, account, request, (&kind, &subnet, &reservation), (None, index)))
                 .collect();
             reply.instances.push(LaunchedInstances {
                 ids,
@@ -201,13 +282,28 @@ impl Ec2 {
         Ok(CloudReply::Fleet(reply))
     }
 
-    fn launch(
+    fn room(&self, account: &Account, kind: &str, subnet: &str) -> u32 {
+        let pool = (account.region.clone(), kind.to_owned(), subnet.to_owned());
+        self.capacity.get(&pool).copied().unwrap_or(u32::MAX)
+    }
+
+    /// Take up to `count` instances from a pool.
+    pub(super) fn take_capacity(&mut self, account: &Account, kind: &str, subnet: &str, count: u32) -> u32 {
+        let granted = self.room(account, kind, subnet).min(count);
+        let pool = (account.region.clone(), kind.to_owned(), subnet.to_owned());
+        if let Some(left) = self.capacity.get_mut(&pool) {
+            *left -= granted;
+        }
+        granted
+    }
+
+    pub(super) fn launch(
         &mut self,
         k: &mut Kernel,
         account: &Account,
         request: &CreateFleet,
         (kind, subnet, reservation): (&str, &str, &str),
-        index: u32,
+        (fleet, index): (Option<usize>, u32),
     ) -> String {
         let number = self.machines.len();
         let id = format!("i-{number:08x}");
@@ -231,14 +327,21 @@ impl Ec2 {
             booted,
             end: None,
             tags: vec![(k.now, request.instance_tags.clone())],
-            foreign: request.instance_tags.get(tag::CLUSTER).map(String::as_str) != Some(CLUSTER),
+            foreign: request.fleet_tags.get(tag::CLUSTER).map(String::as_str) != Some(CLUSTER),
             node: None,
             boot_fails,
             slow: slow > 0,
+            fleet,
+            hibernates: request.spot_options.instance_interruption_behavior.as_deref() == Some("hibernate"),
+            naps: Vec::new(),
+            past_ips: Vec::new(),
         };
         if k.strikes(Fault::DeadOnArrival, 0.04) {
             let at = k.now + k.between(0, 20_000);
             machine.end = Some((at, at + 5_000, "Server.InternalError".into()));
+            if let Some(fleet) = fleet {
+                k.at(at, Action::Fulfil { fleet });
+            }
         }
         if !boot_fails {
             let at = booted + slow + k.between(5_000, 60_000);
@@ -251,9 +354,9 @@ impl Ec2 {
     }
 
     /// Addresses come from a small range, so that they are soon used again.
-    fn free_ip(&mut self, k: &mut Kernel) -> String {
+    pub(super) fn free_ip(&mut self, k: &mut Kernel) -> String {
         loop {
-            let number = k.rng.u32(0..120);
+            let number = k.rng.u32(0..250);
             if self.used_ips.insert(number) {
                 return format!("10.0.0.{number}");
             }
@@ -264,7 +367,7 @@ impl Ec2 {
     pub fn launch_foreign(&mut self, k: &mut Kernel, account: &Account, group: &str, node: &str) {
         let mut request = CreateFleet {
             client_token: format!("foreign-{node}"),
-            fleet_type: slurm_ec2_fleet::core::ec2_api::FleetType::Instant,
+            fleet_type: FleetType::Instant,
             target: 1,
             lifecycle: Lifecycle::OnDemand,
             on_demand_options: Default::default(),
@@ -282,8 +385,9 @@ impl Ec2 {
             (tag::NAME, node),
         ] {
             request.instance_tags.insert(key.into(), value.into());
+            request.fleet_tags.insert(key.into(), value.into());
         }
-        let id = self.launch(k, account, &request, ("c5.large", "subnet-a", "r-foreign"), 0);
+        let id = self.launch(k, account, &request, ("c5.large", "subnet-a", "r-foreign"), (None, 0));
         if let Some(number) = self.machine(&id) {
             let machine = &mut self.machines[number];
             machine.end = None;
@@ -291,7 +395,7 @@ impl Ec2 {
         }
     }
 
-    fn lag(&self, k: &mut Kernel) -> u64 {
+    pub(super) fn lag(&self, k: &mut Kernel) -> u64 {
         if self.max_lag > 0 && k.strikes(Fault::StaleList, 0.3) { k.between(0, self.max_lag) } else { 0 }
     }
 
@@ -359,6 +463,9 @@ impl Ec2 {
         let gone = k.now + k.between(5_000, 60_000);
         machine.end = Some((k.now, gone, reason.into()));
         k.note(|| format!("EC2 ends {} ({reason})", machine.id));
+        if let Some(fleet) = machine.fleet {
+            self.plan_fulfilment(k, fleet);
+        }
     }
 
     fn create_tags(
@@ -400,6 +507,7 @@ impl Ec2 {
             let alive = !machines[*number].is_terminated(now);
             if !alive {
                 freed.push(machines[*number].ip.clone());
+                freed.extend(machines[*number].past_ips.iter().cloned());
             }
             alive
         });

@@ -72,6 +72,15 @@ pub enum Action {
     Submit,
     Capacity,
     Interrupt,
+    /// EC2 looks whether a maintain fleet has what it should have.
+    Fulfil {
+        fleet: usize,
+    },
+    /// EC2 has room again for a hibernated instance.
+    Awaken {
+        instance: usize,
+    },
+    Storm,
     Trouble,
     TakeOver,
     Resume {

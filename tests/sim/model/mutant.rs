@@ -38,10 +38,20 @@ pub enum Mutant {
     ThrottledMeansTerminated,
     /// A node whose power-up failed is never reported to Slurm.
     SilentFailure,
+    /// An instance that EC2 has hibernated is taken for one that it has ended.
+    SleepMeansEnded,
+    /// slurmctld is not told that sleeping nodes are alive.
+    NotKeptAlive,
+    /// A repeated ModifyFleet raises the target again.
+    TargetRaisedTwice,
+    /// A throttled ModifyFleet is taken for done.
+    ThrottledMeansModified,
+    /// A fleet that is to be deleted is forgotten.
+    ForgottenFleetDelete,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::NoSyncBeforeCall,
         Self::NewTokenOnRetry,
         Self::EmptyOnFailedDescribe,
@@ -55,5 +65,8 @@ impl Mutant {
         Self::NoBudget,
         Self::ToldBeforeSuccess,
         Self::SilentFailure,
+        Self::SleepMeansEnded,
+        Self::NotKeptAlive,
+        Self::ForgottenFleetDelete,
     ];
 }

@@ -12,9 +12,53 @@ use slurm_ec2_fleet::core::site::{
 
 pub const CLUSTER: &str = "sim";
 
+/// What a seed is about. Every fault may happen in each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scenario {
+    /// Fleets of type instant.
+    Launch,
+    /// A maintain fleet for each node.
+    MaintainNode,
+    /// A maintain fleet for each node group.
+    MaintainGroup,
+    /// Spot instances sleep for hours.
+    HibernationNight,
+    /// Whole pools of Spot instances are taken back at once.
+    SpotStorm,
+}
+
+impl Scenario {
+    pub const ALL: [Self; 5] =
+        [Self::Launch, Self::MaintainNode, Self::MaintainGroup, Self::HibernationNight, Self::SpotStorm];
+
+    fn draw(rng: &mut fastrand::Rng) -> Self {
+        match rng.u8(0..12) {
+            0..=7 => Self::Launch,
+            _ => Self::MaintainNode,
+        }
+    }
+
+    /// A node group's kind of fleet.
+    fn scope(self, rng: &mut fastrand::Rng) -> FleetScope {
+        let maintain = if rng.bool() { FleetScope::Node } else { FleetScope::Group };
+        let share = rng.u8(0..4);
+        match self {
+            Self::Launch => FleetScope::Launch,
+            Self::MaintainNode if share > 0 => FleetScope::Node,
+            Self::MaintainGroup if share > 0 => FleetScope::Group,
+            Self::HibernationNight => maintain,
+            Self::SpotStorm if share > 0 => maintain,
+            _ => FleetScope::Launch,
+        }
+    }
+}
+
 /// What the seed chose once.
 #[derive(Clone)]
 pub struct Plan {
+    pub scenario: Scenario,
+    /// The shortest and the longest time for which EC2 has no room for an instance that it hibernated.
+    pub sleep_ms: (u64, u64),
     pub site: Arc<Site>,
     /// Per group: the number of its nodes.
     pub sizes: Vec<u32>,
@@ -37,15 +81,17 @@ pub struct Plan {
 pub const SLURMD_TIMEOUT_MS: u64 = 300_000;
 
 impl Plan {
-    pub fn new(rng: &mut fastrand::Rng) -> Self {
+    pub fn new(rng: &mut fastrand::Rng, scenario: Option<Scenario>) -> Self {
         let accounts = [
             Account { region: "eu-west-1".into(), profile: None },
             Account { region: "us-east-1".into(), profile: Some("second".into()) },
         ];
+        let drawn = Scenario::draw(rng);
+        let scenario = scenario.unwrap_or(drawn);
         let groups: Vec<NodeGroup> = (0..rng.u32(1..=3))
             .map(|index| {
                 let account = &accounts[usize::from(rng.u8(0..4) == 0)];
-                group(index, rng.u32(1..=8), account, rng)
+                group(scenario, index, rng.u32(1..=8), account, rng)
             })
             .collect();
         let sizes = groups.iter().map(|group| group.max_nodes).collect();
@@ -56,10 +102,13 @@ impl Plan {
             max_fleet_nodes: [2, 500, 500][rng.usize(0..3)],
             ..Settings::default()
         };
+        let night = scenario == Scenario::HibernationNight;
         Self {
+            scenario,
+            sleep_ms: if night { (600_000, 18_000_000) } else { (1_000, 1_800_000) },
             sizes,
             site: Arc::new(Site::new(CLUSTER.into(), Vec::new(), groups, settings)),
-            chaos_ms: rng.u64(600_000..=7_200_000),
+            chaos_ms: rng.u64(600_000..=if night { 28_800_000 } else { 7_200_000 }),
             quiet_ms: 4_500_000,
             job_every_ms: [60_000, 180_000, 600_000][rng.usize(0..3)],
             suspend_time_ms: [60_000, 180_000, 300_000][rng.usize(0..3)],
@@ -71,8 +120,18 @@ impl Plan {
     }
 }
 
-fn group(index: u32, nodes: u32, account: &Account, rng: &mut fastrand::Rng) -> NodeGroup {
-    let spot = rng.bool();
+fn group(
+    scenario: Scenario,
+    index: u32,
+    nodes: u32,
+    account: &Account,
+    rng: &mut fastrand::Rng,
+) -> NodeGroup {
+    let spot = rng.bool() || matches!(scenario, Scenario::HibernationNight | Scenario::SpotStorm);
+    let scope = scenario.scope(rng);
+    let hibernates = spot
+        && scope != FleetScope::Launch
+        && (scenario == Scenario::HibernationNight || (scenario != Scenario::Launch && rng.bool()));
     let types = ["c5.large", "m5.large", "c6i.large"];
     NodeGroup {
         partition: "p".into(),
@@ -81,7 +140,10 @@ fn group(index: u32, nodes: u32, account: &Account, rng: &mut fastrand::Rng) -> 
         account: account.clone(),
         lifecycle: if spot { Lifecycle::Spot } else { Lifecycle::OnDemand },
         on_demand_options: OnDemandOptions::default(),
-        spot_options: SpotOptions::default(),
+        spot_options: SpotOptions {
+            instance_interruption_behavior: hibernates.then(|| "hibernate".to_owned()),
+            ..SpotOptions::default()
+        },
         launch_template: LaunchTemplateSpecification::default(),
         overrides: types[..rng.usize(1..=3)]
             .iter()
@@ -94,8 +156,8 @@ fn group(index: u32, nodes: u32, account: &Account, rng: &mut fastrand::Rng) -> 
         tags: [("Team".to_owned(), "hpc".to_owned())].into_iter().collect(),
         slurm_specifications: indexmap::IndexMap::new(),
         naming: if rng.u8(0..4) == 0 { NodeNaming::NameTag } else { NodeNaming::LaunchIndex },
-        scope: FleetScope::Launch,
-        all_or_nothing: rng.u8(0..4) == 0,
+        scope,
+        all_or_nothing: scope == FleetScope::Launch && rng.u8(0..4) == 0,
         spot_fallback_s: (spot && rng.bool()).then_some(210),
         hibernation: Hibernation::default(),
     }

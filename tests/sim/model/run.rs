@@ -9,7 +9,15 @@ use std::time::{Duration, Instant};
 use super::chaos::Fault;
 use super::kernel::Kernel;
 use super::mutant::Mutant;
+use super::plan::Scenario;
 use super::world::World;
+
+/// What is not left to the seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choice {
+    pub mutant: Option<Mutant>,
+    pub scenario: Option<Scenario>,
+}
 
 /// What one seed led to.
 #[derive(Clone, Debug, Default)]
@@ -26,9 +34,9 @@ pub struct Run {
 
 /// Run one seed to its end or to the first broken promise.
 #[must_use]
-pub fn run(seed: u64, mutant: Option<Mutant>, traced: bool) -> Run {
+pub fn run(seed: u64, choice: Choice, traced: bool) -> Run {
     let kernel = Kernel::new(fastrand::Rng::with_seed(seed), traced);
-    let mut world = World::new(kernel, mutant);
+    let mut world = World::new(kernel, choice);
     let panic = catch_unwind(AssertUnwindSafe(|| while world.step() {})).err();
     if let Some(panic) = panic {
         let text = panic
@@ -94,7 +102,7 @@ impl Total {
 
 /// Run `count` seeds from `first` on `threads` threads; stop after `most` violations.
 #[must_use]
-pub fn run_many(first: u64, count: u64, mutant: Option<Mutant>, threads: usize, most: usize) -> Total {
+pub fn run_many(first: u64, count: u64, choice: Choice, threads: usize, most: usize) -> Total {
     let started = Instant::now();
     let next = AtomicU64::new(first);
     let enough = AtomicBool::new(false);
@@ -107,7 +115,7 @@ pub fn run_many(first: u64, count: u64, mutant: Option<Mutant>, threads: usize, 
                     if seed >= first + count {
                         return;
                     }
-                    let run = run(seed, mutant, false);
+                    let run = run(seed, choice, false);
                     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     total.add(seed, run);
                     if total.violations.len() >= most {

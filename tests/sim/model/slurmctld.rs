@@ -463,6 +463,9 @@ impl Slurmctld {
                     .any(|flag| node.has(*flag))
                 && (node.has(NodeFlags::POWER_DOWN) || idle_too_long)
             {
+                if node.has(NodeFlags::POWER_DOWN) {
+                    node.clear(NodeFlags::DRAIN);
+                }
                 node.set(NodeFlags::POWERING_DOWN);
                 node.clear(NodeFlags::POWER_DOWN);
                 node.clear(NodeFlags::NOT_RESPONDING);
@@ -601,10 +604,40 @@ impl Slurmctld {
         }
     }
 
-    /// slurmctld asks every node that is up whether it is there (ping_nodes, then SlurmdTimeout).
-    pub fn ping(&mut self, k: &mut Kernel, ec2: &Ec2) {
+    /// `node_did_resp`: the clock of SlurmdTimeout begins anew for a node that is up.
+    pub fn did_respond(&mut self, k: &mut Kernel, names: &[String]) {
+        for index in names.iter().filter_map(|name| self.find(name)).collect::<Vec<_>>() {
+            let node = &mut self.state.nodes[index];
+            if node.suspended || node.booting {
+                continue;
+            }
+            node.last_response = k.now;
+            let silent = node.has(NodeFlags::NOT_RESPONDING);
+            node.clear(NodeFlags::NOT_RESPONDING);
+            let back = node.base == NodeBase::Down
+                && (self.plan.return_to_service == 2
+                    || (self.plan.return_to_service == 1
+                        && node.reason.as_deref() == Some("Not responding")));
+            if back {
+                node.base = NodeBase::Idle;
+                node.last_busy = Some(k.now);
+            }
+            if silent || back {
+                if let Some(job) = self.state.nodes[index].job {
+                    self.begin_job(k, job);
+                }
+                self.plan_allocation(k);
+                self.touched(k);
+            }
+        }
+    }
+
+    /// slurmctld asks every node that is up whether it is there (ping_nodes, then SlurmdTimeout). The nodes that it set DOWN,
+    /// with the instances on which their jobs ran.
+    pub fn ping(&mut self, k: &mut Kernel, ec2: &Ec2) -> Vec<(usize, usize)> {
+        let mut lost = Vec::new();
         if self.host.is_none() {
-            return;
+            return lost;
         }
         for index in 0..self.state.nodes.len() {
             let node = &self.state.nodes[index];
@@ -614,9 +647,10 @@ impl Slurmctld {
             let answers = ec2.live.iter().any(|number| {
                 let machine = &ec2.machines[*number];
                 machine.ip == node.addr
-                    && machine.is_alive(k.now)
+                    && machine.is_awake(k.now)
                     && machine.node.as_deref() == Some(node.name.as_str())
             });
+            let ran = self.running_on(index);
             let node = &mut self.state.nodes[index];
             if answers {
                 node.last_response = k.now;
@@ -633,7 +667,18 @@ impl Slurmctld {
             node.set(NodeFlags::NOT_RESPONDING);
             if node.last_response + SLURMD_TIMEOUT_MS < k.now {
                 node.base = NodeBase::Down;
-                node.reason = Some("Not responding".into());
+                // set_node_reason keeps what is there (22.05), or appends to it (24.11).
+                node.reason = Some(match node.reason.take() {
+                    Some(reason) if !reason.starts_with("Not responding") => {
+                        if self.plan.registers_address {
+                            reason
+                        } else {
+                            format!("{reason} : Not responding")
+                        }
+                    }
+                    _ => "Not responding".into(),
+                });
+                lost.extend(ran.map(|machine| (index, machine)));
                 k.note(|| format!("Slurm: {} DOWN, not responding", self.state.nodes[index].name));
                 self.requeue(k, index);
                 self.state.nodes[index].base = NodeBase::Down;
@@ -644,6 +689,25 @@ impl Slurmctld {
                 self.touched(k);
             }
         }
+        lost
+    }
+
+    /// The instance on which this node's running job began.
+    fn running_on(&self, index: usize) -> Option<usize> {
+        let node = &self.state.nodes[index];
+        node.job_instance
+            .filter(|_| node.job.is_some_and(|job| self.state.jobs[job].state == JobState::Running))
+    }
+
+    /// Whether the job stands still because an instance of its is asleep.
+    pub fn is_asleep(&self, job: usize, now: u64, ec2: &Ec2) -> bool {
+        self.state.jobs.get(job).is_some_and(|job| {
+            job.state == JobState::Running
+                && job.nodes.iter().any(|index| {
+                    let machine = self.state.nodes[*index].job_instance;
+                    machine.is_some_and(|machine| ec2.machines[machine].is_asleep(now))
+                })
+        })
     }
 
     pub fn load(&self) -> Vec<SlurmNode> {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use slurm_ec2_fleet::core::event::Event;
+use slurm_ec2_fleet::core::site::Lifecycle;
 use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeStateChange, NodeUpdate, SlurmReply};
 
 use super::chaos::Fault;
@@ -12,7 +13,8 @@ use super::controller::{Call, Controller, SharedDisk};
 use super::ec2::Ec2;
 use super::kernel::{Action, Kernel};
 use super::mutant::Mutant;
-use super::plan::Plan;
+use super::plan::{Plan, Scenario};
+use super::run::Choice;
 use super::slurmctld::Slurmctld;
 
 pub struct World {
@@ -36,8 +38,9 @@ pub struct World {
 const SENTINELS_MS: u64 = 2_700_000;
 
 impl World {
-    pub fn new(mut k: Kernel, mutant: Option<Mutant>) -> Self {
-        let plan = Plan::new(&mut k.rng);
+    pub fn new(mut k: Kernel, choice: Choice) -> Self {
+        let mutant = choice.mutant;
+        let plan = Plan::new(&mut k.rng, choice.scenario);
         let disk = SharedDisk::default();
         disk.borrow_mut().lies = mutant == Some(Mutant::NoSyncBeforeCall);
         let mut world = Self {
@@ -57,7 +60,22 @@ impl World {
             k,
         };
         world.k.note(|| {
-            format!("plan: {} nodes {:?} {:?}", world.slurm.state.nodes.len(), plan.sizes, plan.site.settings)
+            let scopes: Vec<String> = plan
+                .site
+                .groups()
+                .iter()
+                .map(|group| {
+                    let sleeps = if group.hibernates() { " hibernates" } else { "" };
+                    format!(
+                        "{} {} {:?} {:?}{sleeps}",
+                        group.stem(),
+                        group.max_nodes,
+                        group.scope,
+                        group.lifecycle
+                    )
+                })
+                .collect();
+            format!("plan: {:?}: {}; {:?}", plan.scenario, scopes.join(", "), plan.site.settings)
         });
         if world.k.rng.u8(0..3) == 0 {
             let group = &plan.site.groups()[0];
@@ -71,6 +89,9 @@ impl World {
         k.after(15_000, Action::Check);
         k.after(20_000, Action::Interrupt);
         k.after(60_000, Action::Trouble);
+        if matches!(plan.scenario, Scenario::SpotStorm | Scenario::HibernationNight) {
+            k.after(300_000, Action::Storm);
+        }
         k.after(plan.chaos_ms, Action::Quiet);
         k.after(plan.chaos_ms + SENTINELS_MS, Action::Sentinels);
         k.after(plan.chaos_ms + plan.quiet_ms - 600_000, Action::CountIdle);
@@ -111,15 +132,26 @@ impl World {
             Action::Allocate => self.slurm.allocate(&mut self.k),
             Action::Ping => {
                 self.ec2.forget_terminated(self.k.now);
-                self.slurm.ping(&mut self.k, &self.ec2);
+                for (node, instance) in self.slurm.ping(&mut self.k, &self.ec2) {
+                    self.check_lost(node, instance);
+                }
                 self.k.after(60_000, Action::Ping);
             }
             Action::Save => self.slurm.save(),
-            Action::JobEnds { job, run } => self.slurm.end_job(&mut self.k, job, run),
+            Action::JobEnds { job, run } => {
+                if self.slurm.is_asleep(job, self.k.now, &self.ec2) {
+                    self.k.after(30_000, Action::JobEnds { job, run });
+                } else {
+                    self.slurm.end_job(&mut self.k, job, run);
+                }
+            }
             Action::EpilogEnds { node } => self.slurm.end_epilog(&mut self.k, node),
             Action::Submit => self.submit(),
             Action::Capacity => self.draw_capacity(),
             Action::Interrupt => self.interrupt(),
+            Action::Fulfil { fleet } => self.ec2.fulfil(&mut self.k, fleet),
+            Action::Awaken { instance } => self.ec2.awaken(&mut self.k, instance),
+            Action::Storm => self.storm(),
             Action::Trouble => self.trouble(),
             Action::TakeOver => self.take_over(),
             Action::Resume { host, life } => {
@@ -201,7 +233,11 @@ impl World {
         if !machine.is_alive(self.k.now) || machine.node.is_some() || machine.foreign {
             return;
         }
-        let group = machine.tags().get(slurm_ec2_fleet::core::tag::GROUP).cloned().unwrap_or_default();
+        if machine.is_asleep(self.k.now) {
+            self.k.after(10_000, Action::SlurmdStarts { instance: number });
+            return;
+        }
+        let Some(group) = self.ec2.group_of(number).cloned() else { return };
         let Some(group) = self.slurm.plan.site.groups().iter().position(|known| known.name == group) else {
             return;
         };
@@ -218,7 +254,7 @@ impl World {
 
     fn register(&mut self, number: usize) {
         let machine = &self.ec2.machines[number];
-        if !machine.is_alive(self.k.now) {
+        if !machine.is_awake(self.k.now) {
             return;
         }
         let Some(name) = machine.node.clone() else { return };
@@ -270,10 +306,38 @@ impl World {
             && !self.ec2.machines[number].foreign
             && self.k.strikes(Fault::Interruption, 0.2)
         {
-            self.ec2.end(&mut self.k, number, "Server.SpotInstanceTermination");
+            self.take_back(number);
         }
         let delay = self.k.between(10_000, 600_000);
         self.k.after(delay, Action::Interrupt);
+    }
+
+    fn take_back(&mut self, number: usize) {
+        let (shortest, longest) = self.slurm.plan.sleep_ms;
+        let back_in = self.k.between(shortest, longest);
+        self.ec2.take_back(&mut self.k, number, back_in);
+    }
+
+    /// EC2 takes every Spot instance of one pool, or of all of them.
+    fn storm(&mut self) {
+        if self.k.chaos.is_quiet() {
+            return;
+        }
+        if self.k.strikes(Fault::SpotStorm, 0.7) {
+            let types = ["c5.large", "m5.large", "c6i.large", ""];
+            let kind = types[self.k.rng.usize(0..types.len())];
+            for number in self.ec2.live.clone() {
+                let machine = &self.ec2.machines[number];
+                let hit = !machine.foreign
+                    && machine.lifecycle == Lifecycle::Spot
+                    && (kind.is_empty() || machine.instance_type == kind);
+                if hit {
+                    self.take_back(number);
+                }
+            }
+        }
+        let delay = self.k.between(120_000, 1_800_000);
+        self.k.after(delay, Action::Storm);
     }
 
     // --- load ---
@@ -378,7 +442,7 @@ impl World {
         self.give_up_fence_of(host);
         let life = self.new_life();
         self.controllers[host] = Controller::of(life);
-        self.forget_bindings();
+        self.forget_bindings(host);
         self.slurm.stop(true);
         self.start(host);
     }
@@ -431,13 +495,18 @@ impl World {
             disk.dies_after = None;
         }
         for host in 0..2 {
-            let controller = &mut self.controllers[host];
-            controller.hangs_until = controller.hangs_until.min(self.k.now);
-            if controller.superseded {
+            let controller = &self.controllers[host];
+            let (hangs_until, superseded) = (controller.hangs_until, controller.superseded);
+            self.k.chaos.disturb(hangs_until);
+            if superseded {
                 self.kill(host, false);
             }
         }
         self.ec2.draw_capacity(&mut self.k, &[]);
+        for number in self.ec2.live.clone() {
+            let delay = self.k.between(1_000, 300_000);
+            self.k.after(delay, Action::Awaken { instance: number });
+        }
         if self.slurm.host.is_none() {
             self.start(0);
         }
