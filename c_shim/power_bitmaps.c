@@ -15,6 +15,12 @@ static const struct lock_levels node_read = { .node = LOCK_READ };
 /* Nodes that are named in one hold of the lock. slurmctld takes up to a microsecond for each. */
 #define NAMES_PER_HOLD 32
 
+/*
+ * Pause between two such holds: others get the lock, and a thread that has just slept is not soon deprived of its
+ * processor, which would prolong the hold by as long.
+ */
+static const struct timespec between_holds = { .tv_nsec = 50000 };
+
 /* Readings that are begun before a node table that changes all the time is left to the next call. */
 #define ATTEMPTS 3
 
@@ -153,6 +159,7 @@ static int32_t name(struct run *run, struct holds *holds, struct node_table tabl
 			}
 		if (!count)
 			break;
+		nanosleep(&between_holds, NULL);
 		if (!hold(run, holds)) {
 			status = EC2FLEET_CLOSED;
 			break;
