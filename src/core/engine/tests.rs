@@ -1691,7 +1691,7 @@ fn a_replayed_create_fleet_does_not_delete_the_fleet_that_already_holds_the_node
 
 #[test]
 fn an_instance_of_a_known_fleet_is_adopted_by_the_fleets_node_that_is_up_without_one() {
-    let mut bench = Bench::sleeper();
+    let bench = Bench::sleeper();
     let instance = bench.instances[0].clone();
     let fleets = bench.engine.persisted().fleets.clone();
     let slurm = bench.slurm.clone();

@@ -165,7 +165,7 @@ impl World {
                         },
                     )
                 };
-                let group = request.fleet_tags.get(tag::NODE).is_none();
+                let group = !request.fleet_tags.contains_key(tag::NODE);
                 let other = self.ec2.fleets.iter().find(|fleet| {
                     fleet.is_active()
                         && group
