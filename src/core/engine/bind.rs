@@ -18,9 +18,11 @@ impl Engine {
     /// The addresses of a launch's instances, as far as EC2 shows them.
     pub(super) fn take_launch_instances(&mut self, id: u64, result: CloudResult) {
         let Some(launch) = self.launches.get_mut(&id) else { return };
-        let Phase::Describing { pending, in_flight, attempts, next_at, .. } = &mut launch.phase else {
+        let Phase::Describing { pending, in_flight, attempts, next_at, since } = &mut launch.phase else {
             return;
         };
+        let grace = u64::from(self.site.settings.consistency_grace_s) * 1000;
+        let patient = since.saturating_add(grace) > self.now.mono_ms;
         *in_flight = false;
         *attempts += 1;
         *next_at = self.now.mono_ms + backoff_ms(*attempts, &mut self.rng);
@@ -57,6 +59,9 @@ impl Engine {
             self.release(&launch.nodes, id);
             let left = self.still_wanted(&launch.nodes);
             self.fail_nodes(&left, "InstanceEnded", "EC2 ended the instance before it had an address");
+        } else if !patient {
+            // Only an answer that lacks them says so: EC2 out of reach shows nothing.
+            self.give_up_describing(id);
         }
     }
 

@@ -374,7 +374,7 @@ impl Engine {
         for id in self.launches.take_due(self.now.mono_ms) {
             self.pass_deadline(id);
             self.advance_launch(id);
-            let look = self.launches.get(&id).and_then(|launch| self.next_look(launch));
+            let look = self.launches.get(&id).and_then(|launch| Self::next_look(launch));
             self.launches.look_again(&id, look);
         }
         if let Some(at) = self.launches.next_look() {
@@ -383,14 +383,11 @@ impl Engine {
     }
 
     /// `mono_ms` at which time alone changes something for this launch.
-    fn next_look(&self, launch: &Launch) -> Option<u64> {
-        let grace = u64::from(self.site.settings.consistency_grace_s) * 1000;
+    fn next_look(launch: &Launch) -> Option<u64> {
         let deadline = Some(launch.deadline).filter(|at| *at != u64::MAX && !launch.nodes.is_empty());
         let phase = match launch.phase {
-            Phase::Creating { in_flight: false, next_at, .. } => Some(next_at),
-            Phase::Describing { in_flight: false, next_at, since, .. } => {
-                Some(next_at.min(since.saturating_add(grace)))
-            }
+            Phase::Creating { in_flight: false, next_at, .. }
+            | Phase::Describing { in_flight: false, next_at, .. } => Some(next_at),
             Phase::Recovering | Phase::Creating { .. } | Phase::Describing { .. } => None,
         };
         deadline.into_iter().chain(phase).min()
@@ -422,7 +419,6 @@ impl Engine {
 
     fn advance_launch(&mut self, id: u64) {
         let now = self.now.mono_ms;
-        let grace = u64::from(self.site.settings.consistency_grace_s) * 1000;
         let Some(launch) = self.launches.get_mut(&id) else { return };
         match &mut launch.phase {
             Phase::Recovering => {}
@@ -451,10 +447,8 @@ impl Engine {
                     self.cloud(Purpose::Create { account, intent: id }, request);
                 }
             }
-            Phase::Describing { next_at, in_flight, pending, since, .. } => {
-                if since.saturating_add(grace) <= now {
-                    self.give_up_describing(id);
-                } else if *next_at <= now {
+            Phase::Describing { next_at, in_flight, pending, .. } => {
+                if *next_at <= now {
                     *in_flight = true;
                     let (account, ids) = (launch.account.clone(), pending.clone());
                     self.cloud(
@@ -473,7 +467,7 @@ impl Engine {
     }
 
     /// EC2 never showed these instances; whatever they are, they must not stay.
-    fn give_up_describing(&mut self, id: u64) {
+    pub(super) fn give_up_describing(&mut self, id: u64) {
         let Some(launch) = self.launches.remove(&id) else { return };
         let Phase::Describing { pending, .. } = launch.phase else { return };
         for instance in pending {

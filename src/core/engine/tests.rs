@@ -189,6 +189,16 @@ impl Bench {
 
     /// Close the batch and let EC2 launch `count` of what is asked for; returns the request.
     fn launch(&mut self, count: usize) -> crate::core::ec2_api::CreateFleet {
+        let (request, launched) = self.launch_unseen(count);
+        if count > 0 {
+            let (call, _) = self.take("DescribeInstances").expect("the new instances are described");
+            self.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(launched)) });
+        }
+        request
+    }
+
+    /// The same, before EC2 shows what it launched.
+    fn launch_unseen(&mut self, count: usize) -> (crate::core::ec2_api::CreateFleet, Vec<Instance>) {
         self.tick(40);
         let (call, request) = self.take("CreateFleet").expect("a CreateFleet call");
         let CloudRequest::CreateFleet(request) = request else { unreachable!() };
@@ -206,11 +216,7 @@ impl Bench {
             errors: Vec::new(),
         };
         self.give(Event::CloudAnswered { call, result: Ok(CloudReply::Fleet(reply)) });
-        if count > 0 {
-            let (call, _) = self.take("DescribeInstances").expect("the new instances are described");
-            self.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(launched)) });
-        }
-        *request
+        (*request, launched)
     }
 
     fn bound(&self, node: &str) -> Option<&str> {
@@ -514,6 +520,38 @@ fn an_instance_missing_from_lists_for_seconds_is_waited_for() {
     bench.instances.insert(1, hidden);
     bench.rescan(61);
     assert_eq!(bench.bound("p-g-1"), Some("i-1"));
+}
+
+#[test]
+fn a_new_instance_is_given_up_only_when_ec2_answers_without_it() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0", "p-g-1"]);
+    let (_, mut launched) = bench.launch_unseen(2);
+    let out_of_reach = || CloudError { class: ErrorClass::Transient, code: "Timeout".into(), ..capacity() };
+    let mut asked = 0;
+    for _ in 0..200 {
+        bench.tick(1_000);
+        if let Some((call, _)) = bench.take("DescribeInstances") {
+            asked += 1;
+            bench.give(Event::CloudAnswered { call, result: Err(out_of_reach()) });
+        }
+        assert!(bench.take("TerminateInstances").is_none() && bench.take_update().is_none());
+    }
+    assert!(asked > 5, "it was asked for {asked} times");
+    // Long after `consistency_grace_s` EC2 answers, and shows one of the two.
+    launched.truncate(1);
+    let describe = loop {
+        bench.tick(1_000);
+        if let Some((call, _)) = bench.take("DescribeInstances") {
+            break call;
+        }
+    };
+    bench.give(Event::CloudAnswered { call: describe, result: Ok(CloudReply::Instances(launched)) });
+    bench.tick(1_000);
+    assert_eq!(bench.bound("p-g-0"), Some("i-0"));
+    let (_, request) = bench.take("TerminateInstances").expect("whatever the other one is, it must not stay");
+    assert_eq!(request, CloudRequest::TerminateInstances { ids: vec!["i-1".into()] });
+    assert!(bench.facts.iter().any(|fact| fact.kind == FactKind::NodesFailed && fact.nodes == "p-g-1"));
 }
 
 #[test]
