@@ -374,7 +374,7 @@ impl Engine {
         for id in self.launches.take_due(self.now.mono_ms) {
             self.pass_deadline(id);
             self.advance_launch(id);
-            let look = self.launches.get(&id).and_then(|launch| Self::next_look(launch));
+            let look = self.launches.get(&id).and_then(Self::next_look);
             self.launches.look_again(&id, look);
         }
         if let Some(at) = self.launches.next_look() {
