@@ -487,7 +487,8 @@ impl Engine {
             strangers.insert(fleet.id.clone());
             let seen = (account.clone(), self.now.mono_ms);
             let since = self.fleet_orphans.entry(fleet.id.clone()).or_insert(seen).1;
-            if self.adopt_fleet(account, &fleet) {
+            let stale = fleet.tags.get(tag::NODE).is_some_and(|node| self.is_from_before(node, Some(&since)));
+            if !stale && self.adopt_fleet(account, &fleet) {
                 self.fleet_orphans.remove(&fleet.id);
             } else if self.now.since(since) >= grace {
                 let text = format!("fleet {} has this cluster's tag and no node", fleet.id);

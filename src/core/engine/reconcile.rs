@@ -140,7 +140,9 @@ impl Engine {
             let waiting = waiting.entry(stem).or_insert_with_key(|stem| {
                 self.queued_nodes(stem, usize::MAX).into_iter().filter(|node| !taken.contains(node)).collect()
             });
-            if let Some(node) = waiting.pop_front() {
+            let fit =
+                waiting.iter().position(|node| !self.is_from_before(node, self.orphans.get(&instance.id)));
+            if let Some(node) = fit.and_then(|at| waiting.remove(at)) {
                 pairs.push((node, (*instance).clone()));
             }
         }
@@ -161,12 +163,20 @@ impl Engine {
             .locate(node)
             .is_some_and(|(group, _)| stem_of(instance).is_none_or(|stem| stem == group.stem()));
         // What was about to be ended is from before this power-up, and Slurm ignores a slurmd that booted before.
-        let leaving = self.persisted.leaving.contains_key(&instance.id);
+        let earlier = self.persisted.leaving.contains_key(&instance.id)
+            || self.is_from_before(node, self.orphans.get(&instance.id));
         let wanted = self.nodes.get(node).is_some_and(|n| {
             n.desire == Desire::Keep
-                || (n.desire == Desire::Waking && !n.reported && n.launch.is_none() && !leaving)
+                || (n.desire == Desire::Waking && !n.reported && n.launch.is_none() && !earlier)
         });
         in_group && wanted && !self.persisted.bindings.contains_key(node)
+    }
+
+    /// What was `seen` ownerless before the node's power-up began has booted before it, and slurmctld does not let it
+    /// register (boot_req_time in waiting_for_node_boot, src/slurmctld/node_mgr.c, 24.11).
+    pub(super) fn is_from_before(&self, node: &str, seen: Option<&u64>) -> bool {
+        let known = self.nodes.get(node).filter(|n| n.desire == Desire::Waking);
+        known.zip(seen).is_some_and(|(node, seen)| *seen < node.since)
     }
 
     /// Of these instances those that are unclaimed and not the affair of a group's fleet.

@@ -436,6 +436,34 @@ fn an_orphan_is_terminated_after_the_grace_time_and_not_before() {
 }
 
 #[test]
+fn an_instance_seen_before_a_power_up_is_not_given_to_the_node() {
+    for told in [None, Some("p-g-9")] {
+        let mut bench = Bench::up();
+        bench.set_slurm("p-g-9", NodeBase::Idle, NodeFlags::CLOUD);
+        bench.instance("i-old", 0, "ec2fleet-old-1");
+        if let Some(node) = told {
+            bench.instances[4].tags.insert(tag::NODE.into(), node.into());
+        }
+        // No address yet: the node that is up cannot have it.
+        let addr = bench.instances[4].private_ip.take();
+        bench.rescan(61);
+        bench.instances[4].private_ip = addr;
+        // The list is under way when the power-up begins, so that no launch is before it.
+        bench.tick(61_000);
+        bench.set_slurm("p-g-9", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::POWERING_UP));
+        bench.wake(&["p-g-9"]);
+        bench.answer_views();
+        assert_eq!(bench.bound("p-g-9"), None, "told {told:?}: slurmctld would not let it register");
+        // One that appears later is from this power-up.
+        bench.instances[4].id = "i-new".into();
+        bench.engine.rescan_now();
+        bench.give(Event::Tick);
+        bench.answer_views();
+        assert_eq!(bench.bound("p-g-9"), Some("i-new"));
+    }
+}
+
+#[test]
 fn behind_a_busy_address_nothing_is_terminated() {
     let mut bench = Bench::ready();
     // Up and busy in Slurm under this address, in a group that the tags do not name: nothing to adopt it by.
@@ -930,6 +958,36 @@ fn a_fleet_that_no_journal_knows_is_adopted_or_deleted() {
         }
     }
     assert!(deleted.contains(&"fleet-lost".to_owned()), "{deleted:?}");
+}
+
+#[test]
+fn a_fleet_from_before_a_power_up_is_not_the_nodes() {
+    let mut bench = Bench::with(hibernating(), Persisted::default());
+    bench.set_slurm("p-g-0", NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN));
+    bench.tick(0);
+    bench.answer_views();
+    let list = |bench: &mut Bench| {
+        bench.rescan(61);
+        while let Some((call, _)) = bench.take("DescribeFleets") {
+            let fleets = vec![node_fleet("fleet-old", "p-g-0")];
+            bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Fleets(fleets)) });
+        }
+    };
+    list(&mut bench);
+    bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::POWERING_UP));
+    bench.tick(1);
+    bench.wake(&["p-g-0"]);
+    for _ in 0..5 {
+        list(&mut bench);
+    }
+    let adopted = bench
+        .records
+        .iter()
+        .any(|record| matches!(record, Record::FleetOf { fleet, .. } if fleet.fleet_id == "fleet-old"));
+    assert!(!adopted, "its instance booted before the power-up and could not register");
+    bench.tick(40);
+    let (_, request) = bench.take("DeleteFleets").expect("it goes as one without a node");
+    assert!(matches!(request, CloudRequest::DeleteFleets { ids, .. } if ids == ["fleet-old"]));
 }
 
 /// EC2 with the fleets of a group, answering until nothing is asked any more.
