@@ -238,8 +238,11 @@ impl Engine {
             if node.as_ref().is_some_and(|node| self.is_locked(node)) {
                 continue;
             }
-            let powered_down =
-                node.and_then(|node| self.nodes.get(&node)).is_some_and(|node| node.desire == Desire::Down);
+            let node = node.and_then(|node| self.nodes.get(&node));
+            let powered_down = node.is_some_and(|node| node.desire == Desire::Down);
+            // Of two that were told one name, either may be where the node's job began: a lost address and a list that
+            // lacked one of them may have given the node to the other.
+            let may_run_job = node.is_some_and(|node| node.desire == Desire::Keep && node.has_job);
             match self.orphans.get(id) {
                 // We asked EC2 to end it a while ago, and it still runs.
                 _ if self.ended.contains_key(id) => end.push(id.clone()),
@@ -249,7 +252,7 @@ impl Engine {
                     self.orphans.insert(id.clone(), now);
                     seen.push(id.clone());
                 }
-                Some(first) if self.now.since(*first) >= grace => end.push(id.clone()),
+                Some(first) if self.now.since(*first) >= grace && !may_run_job => end.push(id.clone()),
                 Some(_) => {}
             }
         }

@@ -464,6 +464,23 @@ fn an_instance_seen_before_a_power_up_is_not_given_to_the_node() {
 }
 
 #[test]
+fn of_two_instances_with_one_name_neither_is_terminated_under_the_nodes_job() {
+    let mut bench = Bench::up();
+    bench.instance("i-twin", 0, "ec2fleet-old-1");
+    bench.instances[4].tags.insert(tag::NODE.into(), "p-g-2".into());
+    for _ in 0..10 {
+        bench.rescan(61);
+        bench.tick(40);
+        assert!(bench.take("TerminateInstances").is_none(), "the job may have begun on it");
+    }
+    bench.set_slurm("p-g-2", NodeBase::Idle, NodeFlags::CLOUD);
+    bench.rescan(61);
+    bench.tick(40);
+    let (_, request) = bench.take("TerminateInstances").expect("ended after the job");
+    assert_eq!(request, CloudRequest::TerminateInstances { ids: vec!["i-twin".into()] });
+}
+
+#[test]
 fn behind_a_busy_address_nothing_is_terminated() {
     let mut bench = Bench::ready();
     // Up and busy in Slurm under this address, in a group that the tags do not name: nothing to adopt it by.

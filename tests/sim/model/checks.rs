@@ -394,7 +394,14 @@ impl World {
                 .and_then(|(node, _)| self.slurm.find(node));
             let suspended = owner.is_some_and(|index| self.slurm.state.nodes[index].suspended)
                 || self.slurm.state.nodes.iter().any(|node| node.suspended && node.instance == Some(number));
-            if owner.is_some() && !suspended {
+            // Two can have been told one name: while the node has a job, none of them is ended.
+            let may_run_job = self
+                .ec2
+                .own_name(number, NodeNaming::LaunchIndex)
+                .and_then(|name| self.slurm.find(&name))
+                .map(|index| &self.slurm.state.nodes[index])
+                .is_some_and(|node| !node.suspended && node.job.is_some());
+            if (owner.is_some() && !suspended) || (owner.is_none() && may_run_job) {
                 self.checks.unwanted.remove(&number);
                 continue;
             }
