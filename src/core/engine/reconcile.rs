@@ -430,8 +430,11 @@ impl Engine {
 }
 
 /// Behind these addresses Slurm runs jobs.
+///
+/// A job on a node that is powered down waits for its power-up; the address is that of the instance before.
 pub(super) fn busy_addresses(nodes: &NameMap<Node>) -> BTreeSet<&str> {
-    nodes.values().filter(|node| node.has_job).filter_map(|node| node.slurm_addr.as_deref()).collect()
+    let busy = nodes.values().filter(|node| node.has_job && node.desire != Desire::Down);
+    busy.filter_map(|node| node.slurm_addr.as_deref()).collect()
 }
 
 /// `<partition>-<group>` by the tags from the instance's birth.

@@ -1700,6 +1700,20 @@ fn an_instance_of_a_node_that_is_powered_down_does_not_wait_for_the_grace_time()
 }
 
 #[test]
+fn a_job_that_waits_for_a_power_up_does_not_keep_the_instance_before() {
+    let mut bench = Bench::new();
+    let flags = NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN).with(NodeFlags::POWER_UP);
+    bench.set_slurm("p-g-1", NodeBase::Allocated, flags);
+    bench.slurm[0].addr = bench.instance("i-0", 0, "lost").private_ip.unwrap();
+    bench.instances[0].tags.insert(tag::NODE.into(), "p-g-1".into());
+    bench.tick(0);
+    bench.answer_views();
+    bench.tick(40);
+    let (_, request) = bench.take("TerminateInstances").expect("at once");
+    assert_eq!(request, CloudRequest::TerminateInstances { ids: vec!["i-0".into()] });
+}
+
+#[test]
 fn of_two_instances_with_one_name_the_younger_is_the_node() {
     let mut bench = Bench::new();
     bench.set_slurm("p-g-1", NodeBase::Allocated, NodeFlags::CLOUD);
