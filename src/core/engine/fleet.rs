@@ -538,8 +538,14 @@ impl Engine {
 
     fn adopt_fleet(&mut self, account: &Account, fleet: &Fleet) -> bool {
         let Some(node) = fleet.tags.get(tag::NODE).cloned() else { return false };
-        let wanted = self.nodes.get(&node).is_some_and(|n| matches!(n.desire, Desire::Waking | Desire::Keep));
-        let Some(stem) = self.site.locate(&node).map(|(group, _)| group.stem()) else { return false };
+        // A node whose CreateFleet is under way gets that fleet, and would forget this one.
+        let wanted = self
+            .nodes
+            .get(&node)
+            .is_some_and(|n| matches!(n.desire, Desire::Waking | Desire::Keep) && n.launch.is_none());
+        let Some((stem, index)) = self.site.locate(&node).map(|(group, index)| (group.stem(), index)) else {
+            return false;
+        };
         if !wanted || self.persisted.fleets.contains_key(&node) {
             return false;
         }
@@ -556,6 +562,7 @@ impl Engine {
         self.fact(self.new_fact(FactKind::InstanceAdopted, text).nodes([&node]));
         self.record(Record::FleetOf { node: node.clone(), fleet: adopted });
         if self.wants_instance(&node) {
+            self.unqueue(&stem, index);
             let now = self.now.mono_ms;
             let fulfil = Fulfil {
                 account: account.clone(),
