@@ -456,6 +456,59 @@ impl Engine {
         }
     }
 
+    /// A deletion that an earlier process began goes on when EC2 and Slurm are known: a fleet that its node has left for
+    /// another one is remembered nowhere else. False if nothing is left to delete.
+    pub(super) fn recover_deletion(&mut self, id: u64) -> bool {
+        let Some(intent) = self.persisted.open.get(&id) else { return false };
+        if !self.listed_accounts().contains(&intent.account) {
+            return false;
+        }
+        let left = self.still_deleted(id);
+        self.recovered_deletions.extend(left);
+        left == Some(id)
+    }
+
+    /// EC2 and Slurm are known: what no node has claimed is deleted.
+    pub(super) fn settle_deletions(&mut self, account: &Account) {
+        for id in std::mem::take(&mut self.recovered_deletions) {
+            if self.persisted.open.get(&id).is_some_and(|intent| intent.account != *account) {
+                self.recovered_deletions.insert(id);
+                continue;
+            }
+            let left = self.still_deleted(id);
+            if left != Some(id) {
+                let why = "a node has the fleet, or had it when the process ended";
+                self.record(Record::Outcome { id, outcome: Outcome::Abandoned(why.into()) });
+            }
+            if let Some(left) = left {
+                let now = self.now.mono_ms;
+                self.fleet_ends.entry(account.clone()).or_default().repeats.set(left, now);
+            }
+        }
+    }
+
+    /// The intent that deletes those fleets of intent `id` that nobody holds: the same one if these are all.
+    fn still_deleted(&mut self, id: u64) -> Option<u64> {
+        let intent = self.persisted.open.get(&id)?;
+        let CloudRequest::DeleteFleets { ids, .. } = &intent.request else { return None };
+        let is_held = |fleet: &&String| {
+            self.index.is_fleet(fleet)
+                || self.index.members(fleet).is_some()
+                || self.is_group_fleet(fleet)
+                || self.relocates_fleet(fleet)
+        };
+        let left: Vec<String> = ids.iter().filter(|fleet| !is_held(fleet)).cloned().collect();
+        if left.len() == ids.len() {
+            return Some(id);
+        }
+        if left.is_empty() {
+            return None;
+        }
+        let account = intent.account.clone();
+        let request = CloudRequest::DeleteFleets { ids: left, terminate_instances: true };
+        Some(self.record_intent(&account, request, None))
+    }
+
     /// Whether an account has groups that keep fleets.
     pub(super) fn keeps_fleets(&self, account: &Account) -> bool {
         self.site.groups().iter().any(|group| group.account == *account && group.scope != FleetScope::Launch)

@@ -318,6 +318,7 @@ impl Engine {
                     self.nodes.entry(node).or_default().launch = Some(id);
                 }
             }
+            CloudRequest::DeleteFleets { terminate_instances: true, .. } if self.recover_deletion(id) => {}
             // Terminations are begun anew when Slurm has been asked whether it still means them; tags are written
             // anew from the bindings.
             _ => self.record(Record::Outcome {

@@ -193,6 +193,7 @@ impl Engine {
                     };
                     self.judge(account, started, &instances);
                     self.settle_recovered(account);
+                    self.settle_deletions(account);
                     if let Some(view) = self.views.get_mut(account) {
                         view.ready = true;
                     }

@@ -119,6 +119,8 @@ pub struct Engine {
     fulfilling: watched::Watched<String, fleet::Fulfil>,
     fleet_ends: BTreeMap<Account, fleet::FleetEnds>,
     fleet_orphans: BTreeMap<String, (Account, u64)>,
+    /// Open DeleteFleets intents of an earlier process, until EC2 and Slurm are known.
+    recovered_deletions: BTreeSet<u64>,
     fleet_poll_at: u64,
     fleet_poll_in_flight: bool,
     history_at: u64,
@@ -185,6 +187,7 @@ impl Engine {
             fulfilling: watched::Watched::default(),
             fleet_ends: BTreeMap::new(),
             fleet_orphans: BTreeMap::new(),
+            recovered_deletions: BTreeSet::new(),
             fleet_poll_at: 0,
             fleet_poll_in_flight: false,
             history_at: 0,

@@ -163,7 +163,9 @@ impl Engine {
             .locate(node)
             .is_some_and(|(group, _)| stem_of(instance).is_none_or(|stem| stem == group.stem()));
         // What was about to be ended is from before this power-up, and Slurm ignores a slurmd that booted before.
+        let fleet = instance.tags.get(super::fleet::FLEET_ID);
         let earlier = self.persisted.leaving.contains_key(&instance.id)
+            || fleet.is_some_and(|fleet| self.is_fleet_ending(fleet))
             || self.is_from_before(node, self.orphans.get(&instance.id));
         let wanted = self.nodes.get(node).is_some_and(|n| {
             n.desire == Desire::Keep

@@ -1753,6 +1753,56 @@ fn of_two_fleets_of_a_node_the_one_with_its_instance_is_kept() {
 }
 
 #[test]
+fn a_node_whose_fleet_is_being_made_adopts_no_other() {
+    let mut bench = Bench::with(hibernating(), Persisted::default());
+    bench.tick(0);
+    bench.answer_views();
+    bench.wake(&["p-g-0"]);
+    bench.tick(40);
+    let (call, _) = bench.create_fleet();
+    let account = bench.engine.site().accounts()[0].clone();
+    let left = CloudReply::Fleets(vec![node_fleet("fleet-left", "p-g-0")]);
+    bench.engine.take_fleets(&account, 0, Ok(left.clone()));
+    assert!(bench.engine.persisted().fleets.is_empty());
+    bench.fleet_made(call, "fleet-0");
+    bench.tick(181_000);
+    bench.engine.take_fleets(&account, 0, Ok(left));
+    bench.tick(40);
+    let mut deleted = Vec::new();
+    while let Some((_, CloudRequest::DeleteFleets { ids, .. })) = bench.take("DeleteFleets") {
+        deleted.extend(ids);
+    }
+    assert!(deleted.contains(&"fleet-left".to_owned()), "{deleted:?}");
+}
+
+#[test]
+fn a_deletion_under_way_goes_on_after_a_restart_unless_a_node_has_the_fleet() {
+    for claimed in [false, true] {
+        let mut before = Bench::sleeper();
+        suspend(&mut before, "p-g-0");
+        before.tick(40);
+        assert!(before.take("DeleteFleets").is_some());
+        // The node has another fleet by now, and the call has not been answered.
+        let mut persisted = before.engine.persisted().clone();
+        if !claimed {
+            persisted.fleets.get_mut("p-g-0").unwrap().fleet_id = "fleet-1".into();
+        }
+        let mut bench = Bench::with(hibernating(), persisted);
+        bench.instances.clone_from(&before.instances);
+        bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::POWERING_UP));
+        bench.tick(0);
+        bench.tick(100);
+        assert!(bench.take("DeleteFleets").is_none(), "nothing is known yet");
+        bench.answer_views();
+        bench.tick(100);
+        let deleted = bench.take("DeleteFleets").map(|(_, request)| request);
+        let ids = vec!["fleet-0".to_owned()];
+        let expected = CloudRequest::DeleteFleets { ids, terminate_instances: true };
+        assert_eq!(deleted, (!claimed).then_some(expected));
+    }
+}
+
+#[test]
 fn a_restart_does_not_delete_the_fleet_that_a_node_waits_for() {
     let mut bench = Bench::with(hibernating(), Persisted::default());
     bench.tick(0);
