@@ -760,15 +760,33 @@ impl Engine {
         }
     }
 
-    /// EC2 tags the instances that a fleet launches with nothing of ours: no list but the fleet's own shows them.
-    pub(super) fn look_at_group_fleets(&mut self, account: &Account) {
+    /// Fleets whose own lists are to be read: all at first, then those in which the account's list shows an instance
+    /// without a node.
+    pub(super) fn look_at_group_fleets(&mut self, account: &Account, strangers: &Strangers<'_>) {
+        let first = !self.view_ready(account);
+        let strays: BTreeSet<&str> = strangers
+            .by_id
+            .values()
+            .filter(|instance| self.is_stray(&instance.id))
+            .filter_map(|instance| instance.tags.get(FLEET_ID))
+            .collect();
         for (key, fleet) in &self.persisted.group_fleets {
             if fleet.account == *account
+                && (first || strays.contains(fleet.fleet_id.as_str()))
                 && let Some(state) = self.group_states.get_mut(key)
             {
                 state.look = true;
             }
         }
+    }
+
+    /// EC2 tags the instances that a fleet launches with nothing of ours: no list but the fleet's own shows them. Where the
+    /// fleet has as much capacity as instances with nodes, and none of these sleeps, it has no others.
+    fn may_hold_strangers(&self, fleet: &Fleet) -> bool {
+        let Some(members) = self.index.members(&fleet.id) else { return fleet.fulfilled > 0.0 };
+        let known = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        (fleet.fulfilled - f64::from(known)).abs() > 0.5
+            || members.keys().any(|node| self.sleeping.contains_key(node))
     }
 
     /// A binding from before fleets were noted in bindings.
@@ -803,9 +821,10 @@ impl Engine {
                 _ => continue,
             };
             if let Some(key) = self.group_fleet_key(&fleet.id) {
-                if let Some(state) = self.group_states.get_mut(&key)
-                    && started >= state.changed_at
-                {
+                let look = self.may_hold_strangers(fleet);
+                let Some(state) = self.group_states.get_mut(&key) else { continue };
+                state.look |= look;
+                if started >= state.changed_at {
                     state.unseen_since = None;
                     state.settled = fleet.state == "active";
                     state.modifying = fleet.state == "modifying";

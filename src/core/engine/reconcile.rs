@@ -59,7 +59,7 @@ impl Engine {
             self.follow_fleets(account, instances);
         }
         self.end_leaving(account, &strangers);
-        self.look_at_group_fleets(account);
+        self.look_at_group_fleets(account, &strangers);
         self.judge_orphans(account, &mut strangers);
         self.confirm_missing(account, started);
         self.judge_bare_nodes(account, started);

@@ -1020,6 +1020,7 @@ struct GroupEc2 {
     terminated: Vec<String>,
     cancelled: usize,
     deleted: Vec<(String, bool)>,
+    describes: usize,
 }
 
 impl GroupEc2 {
@@ -1035,6 +1036,7 @@ impl GroupEc2 {
             terminated: Vec::new(),
             cancelled: 0,
             deleted: Vec::new(),
+            describes: 0,
         }
     }
 
@@ -1088,6 +1090,11 @@ impl GroupEc2 {
             CloudRequest::DescribeFleets { .. } => {
                 for fleet in &mut self.fleets {
                     fleet.state.clone_from(&self.state);
+                    let awake = bench.instances.iter().filter(|instance| {
+                        matches!(instance.state, InstanceState::Pending | InstanceState::Running)
+                            && instance.tags.get(fleet::FLEET_ID) == Some(&fleet.id)
+                    });
+                    fleet.fulfilled = f64::from(u32::try_from(awake.count()).unwrap());
                 }
                 CloudReply::Fleets(self.fleets.clone())
             }
@@ -1127,11 +1134,16 @@ impl GroupEc2 {
 
     fn answer(&mut self, bench: &mut Bench) {
         for _ in 0..200 {
+            let listed = bench.effects.iter().filter(|effect| {
+                matches!(effect, Effect::Cloud { request: CloudRequest::DescribeCluster { .. }, .. })
+            });
+            self.describes += listed.count();
             bench.answer_views();
             let Some(at) = bench.effects.iter().position(|e| matches!(e, Effect::Cloud { .. })) else {
                 return;
             };
             let Effect::Cloud { call, request, .. } = bench.effects.remove(at) else { unreachable!() };
+            self.describes += usize::from(request.action().starts_with("Describe"));
             let result = self.reply(bench, request);
             bench.give(Event::CloudAnswered { call, result });
         }
@@ -1175,7 +1187,13 @@ fn suspend(bench: &mut Bench, node: &str) {
 }
 
 fn group_scope() -> (Bench, GroupEc2) {
-    let mut bench = Bench::with(group_of_fleet(), Persisted::default());
+    group_scope_of(|_| {})
+}
+
+fn group_scope_of(change: impl Fn(&mut NodeGroup)) -> (Bench, GroupEc2) {
+    let mut group = group_of_fleet();
+    change(&mut group);
+    let mut bench = Bench::with(group, Persisted::default());
     let mut ec2 = GroupEc2::new();
     bench.tick(0);
     ec2.answer(&mut bench);
