@@ -695,11 +695,15 @@ impl Engine {
         let before = free.len();
         free.retain(|instance| instance.private_ip.as_deref().is_none_or(|addr| !busy.contains(addr)));
         let clear = free.len() == before;
+        // What was told a node's name runs under it to its end, and is of no use to another node.
+        let (named, mut free): (Vec<_>, Vec<_>) = free.into_iter().partition(was_named);
         let rest = free.split_off(free.len().min(waiting.len()));
         let pairs: Vec<(String, Instance)> = waiting.into_iter().zip(free).collect();
         // Nobody's on two looks in a row, while EC2 is not changing the fleet: launched beside a sleeping one, or
         // for a node that was suspended meanwhile.
-        let spare: BTreeSet<String> = rest.into_iter().map(|instance| instance.id).collect();
+        let named: BTreeSet<String> = named.into_iter().map(|instance| instance.id).collect();
+        let spare: BTreeSet<String> =
+            rest.into_iter().map(|instance| instance.id).chain(named.iter().cloned()).collect();
         let Some(state) = self.group_states.get_mut(stem) else { return };
         for (node, instance) in &pairs {
             state.awaiting.remove(node);
@@ -718,7 +722,23 @@ impl Engine {
         state.look = false;
         state.clear = clear && known;
         self.bind(account, None, pairs, 0);
+        let (past, surplus) = surplus.into_iter().partition(|id| named.contains(id));
+        self.end_past(account, stem, &fleet, past);
         self.end_surplus(account, stem, fleet, surplus, asleep);
+    }
+
+    /// End instances that earlier nodes left behind. Whoever waits gets what EC2 launches instead.
+    fn end_past(&mut self, account: &Account, key: &str, fleet: &GroupFleet, past: Vec<String>) {
+        if past.is_empty() {
+            return;
+        }
+        let text =
+            format!("{} instances of fleet {} ran as nodes that have left them", past.len(), fleet.fleet_id);
+        let fact = self.new_fact(FactKind::OrphanTerminated, text).group(stem_of_key(key));
+        self.fact(fact.instances(past.iter().cloned()));
+        for id in past {
+            self.end_instance(account, id);
+        }
     }
 
     /// An instance that stands behind no node and is not on its way out.
@@ -939,6 +959,11 @@ impl Engine {
         self.group_states.entry(stem).or_default().open_intent = Some(id);
         true
     }
+}
+
+/// Whether the instance has been told the name of a node.
+fn was_named(instance: &Instance) -> bool {
+    instance.tags.contains_key(tag::NODE) || instance.tags.contains_key(tag::NODES)
 }
 
 /// Digests of what a fleet is made from.

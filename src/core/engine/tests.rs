@@ -1531,6 +1531,41 @@ fn a_fleet_that_somebody_deletes_is_made_anew_for_the_next_node() {
 }
 
 #[test]
+fn an_idle_group_fleet_costs_at_most_two_describes_a_minute() {
+    let (mut bench, mut ec2) = group_scope_of(|group| {
+        group.spot_options.instance_interruption_behavior = None;
+    });
+    ec2.run(&mut bench, 200);
+    let before = ec2.describes;
+    ec2.run(&mut bench, 600);
+    assert!(ec2.describes - before <= 20, "{} calls in ten minutes", ec2.describes - before);
+    // Nobody's, and with no tag of ours: found by what the fleet has more than the nodes.
+    GroupEc2::launch(&mut bench, "fleet-g", "i-2");
+    ec2.run(&mut bench, 70);
+    assert_eq!(ec2.terminated, ["i-2"]);
+}
+
+#[test]
+fn a_group_fleets_instance_that_ran_as_a_node_is_never_given_to_another_one() {
+    let (bench, mut ec2) = group_scope();
+    let persisted = Persisted { bindings: Default::default(), ..bench.engine.persisted().clone() };
+    let (instances, slurm) = (bench.instances.clone(), bench.slurm.clone());
+    let mut bench = Bench::with(group_of_fleet(), persisted);
+    bench.instances = instances;
+    bench.slurm = slurm;
+    // i-0 has been p-g-0, which Slurm now has elsewhere; another node waits.
+    bench.set_slurm("p-g-0", NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN));
+    bench.set_slurm("p-g-5", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::POWERING_UP));
+    bench.tick(0);
+    ec2.run(&mut bench, 60);
+    assert_eq!(bench.bound("p-g-5"), None);
+    assert_eq!(ec2.terminated, ["i-0"]);
+    GroupEc2::launch(&mut bench, "fleet-g", "i-2");
+    ec2.run(&mut bench, 70);
+    assert_eq!(bench.bound("p-g-5"), Some("i-2"));
+}
+
+#[test]
 fn a_group_fleet_is_made_once_and_its_target_follows_the_nodes() {
     let (mut bench, mut ec2) = group_scope();
     assert_eq!((ec2.fleets.len(), ec2.targets.as_slice()), (1, [2].as_slice()));
