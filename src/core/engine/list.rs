@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Listing EC2, then Slurm: when, and what is known.
 
+use std::collections::BTreeMap;
+
 use super::Engine;
 use super::outbox::Purpose;
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance};
@@ -77,13 +79,6 @@ impl Engine {
         }
         self.slurm.next_at = self.slurm.next_at.min(now);
         self.slurm.again = true;
-    }
-
-    /// Slurm's nodes, without EC2's.
-    pub(super) fn ask_slurm(&mut self) {
-        self.slurm.next_at = self.slurm.next_at.min(self.now.mono_ms);
-        self.slurm.again = true;
-        self.wake(self.now.mono_ms);
     }
 
     pub(super) fn list_when_due(&mut self) {
@@ -185,6 +180,7 @@ impl Engine {
                     self.fact(self.new_fact(FactKind::SlurmKnown, "slurmctld answers again"));
                 }
                 self.take_slurm_nodes(&nodes);
+                let mut seen = BTreeMap::new();
                 for account in accounts {
                     let Some((started, instances)) =
                         self.views.get_mut(account).and_then(|view| view.fresh.take())
@@ -192,13 +188,14 @@ impl Engine {
                         continue;
                     };
                     self.judge(account, started, &instances);
+                    seen.insert(account.clone(), started);
                     self.settle_recovered(account);
                     self.settle_deletions(account);
                     if let Some(view) = self.views.get_mut(account) {
                         view.ready = true;
                     }
                 }
-                self.end_unanswered();
+                self.end_unanswered(&seen);
                 self.reset_stuck();
                 self.forget_ended();
             }
@@ -215,6 +212,15 @@ impl Engine {
 }
 
 impl CloudView {
+    /// List now, unless a list is under way or EC2 is being left alone after failures.
+    pub(super) fn list_now(&mut self, now: u64) -> bool {
+        let free = !self.in_flight && self.failures == 0;
+        if free {
+            self.hasten(now);
+        }
+        free
+    }
+
     /// List again at `at` if that is sooner than planned.
     pub(super) fn hasten(&mut self, at: u64) {
         self.next_at = self.next_at.min(at);

@@ -130,8 +130,8 @@ pub struct Engine {
     sleeping: watched::Watched<String, sleep::Sleep>,
     /// Nodes whose instance is back, until slurmd must have answered.
     woken: watched::Agenda<String>,
-    /// Of these, for which the time is over: Slurm's next answer decides.
-    overdue: BTreeSet<String>,
+    /// Of these, for which the time is over, and since when: EC2's and Slurm's next answers decide.
+    overdue: BTreeMap<String, u64>,
     /// Pace of the moves to on-demand, by node; their state is in the journal.
     paces: BTreeMap<String, relocate::Pace>,
     alive_at: u64,
@@ -195,7 +195,7 @@ impl Engine {
             attempts_of: BTreeMap::new(),
             sleeping: watched::Watched::default(),
             woken: watched::Agenda::default(),
-            overdue: BTreeSet::new(),
+            overdue: BTreeMap::new(),
             paces: BTreeMap::new(),
             alive_at: 0,
             sleep_watch_at: 0,

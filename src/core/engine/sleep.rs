@@ -174,32 +174,54 @@ impl Engine {
         self.fact(self.new_fact(FactKind::NodeAwake, text).nodes([node]).after_ms(ms));
     }
 
-    /// slurmd has had its time since the instance came back: Slurm is asked whether it has answered.
+    /// slurmd has had its time since the instance came back: EC2 and Slurm are asked whether it sleeps again, or answers.
     fn mind_woken(&mut self) {
-        let due = self.woken.take_due(self.now.mono_ms);
+        let now = self.now.mono_ms;
+        let due = self.woken.take_due(now);
         if !due.is_empty() {
-            self.overdue.extend(due);
-            self.ask_slurm();
+            self.overdue.extend(due.into_iter().map(|node| (node, now)));
+            self.look_at_overdue();
         }
         if let Some(at) = self.woken.next() {
             self.wake(at);
         }
     }
 
-    /// Slurm has been asked since: a node that does not respond is as good as dead.
-    pub(super) fn end_unanswered(&mut self) {
-        for node in std::mem::take(&mut self.overdue) {
+    fn look_at_overdue(&mut self) {
+        let now = self.now.mono_ms;
+        let mut listed = false;
+        for node in self.overdue.keys() {
+            if let Some((group, _)) = self.site.locate(node)
+                && let Some(view) = self.views.get_mut(&group.account)
+            {
+                listed |= view.list_now(now);
+            }
+        }
+        if listed {
+            self.wake(now);
+        }
+    }
+
+    /// Of the accounts in `seen`, EC2 was listed from that time on, and Slurm asked since: a node that does not
+    /// respond although its instance runs is as good as dead.
+    pub(super) fn end_unanswered(&mut self, seen: &BTreeMap<Account, u64>) {
+        for (node, due) in std::mem::take(&mut self.overdue) {
+            let Some((group, _)) = self.site.locate(&node) else { continue };
+            if seen.get(&group.account).is_none_or(|listed| *listed < due) {
+                self.overdue.insert(node, due);
+                continue;
+            }
+            let seconds = group.hibernation.wake_timeout_s;
             let dead = self
                 .nodes
                 .get(&node)
                 .is_some_and(|n| n.desire == Desire::Keep && n.flags.has(NodeFlags::NOT_RESPONDING));
             if dead && !self.sleeping.contains_key(&node) && !self.is_locked(&node) {
-                let seconds =
-                    self.site.locate(&node).map_or(0, |(group, _)| group.hibernation.wake_timeout_s);
                 let message = format!("slurmd did not answer within {seconds} s after the sleep");
                 self.force_down(&node, "WakeTimeoutSec", &message);
             }
         }
+        self.look_at_overdue();
     }
 
     fn keep_alive(&mut self) {

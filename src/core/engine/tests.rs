@@ -891,6 +891,29 @@ fn a_node_whose_slurmd_stays_silent_after_the_sleep_is_given_up_and_one_that_ans
 }
 
 #[test]
+fn a_node_that_sleeps_again_before_its_slurmd_answered_is_not_given_up() {
+    let mut bench = Bench::sleeper();
+    bench.look(InstanceState::Stopped);
+    bench.tick(600_000);
+    bench.look(InstanceState::Running);
+    bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::NOT_RESPONDING));
+    bench.requests();
+    for second in 1..400 {
+        bench.tick(1_000);
+        if second == 299 {
+            // Just before the time is over, and no list has shown it yet.
+            bench.instances[0].state = InstanceState::Stopped;
+        }
+        bench.answer_views();
+        assert!(
+            !bench.requests().iter().any(|request| matches!(request, SlurmRequest::UpdateNodes(update)
+                if update.state == Some(NodeStateChange::PowerDownForce))),
+            "after {second} s"
+        );
+    }
+}
+
+#[test]
 fn a_node_that_is_not_asleep_is_left_to_slurmd_timeout() {
     let mut bench = Bench::sleeper();
     for _ in 0..20 {
