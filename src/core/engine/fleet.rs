@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::launch::{Pool, pools};
 use super::outbox::Purpose;
+use super::pools::{Pool, pools};
 use super::watched::Agenda;
 use super::{Desire, Engine};
 use crate::core::ec2_api::{

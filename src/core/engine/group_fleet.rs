@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use super::fleet::FLEET_ID;
-use super::launch::pools;
 use super::outbox::Purpose;
+use super::pools::pools;
 use super::reconcile::{Strangers, busy_addresses};
 use super::shortage::Waiting;
 use super::watched::Watched;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! From waking nodes to EC2 fleets: batches, CreateFleet, shortage and failure.
+//! CreateFleet for nodes that wait together: sent, repeated, answered, short or refused.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use super::outbox::Purpose;
 use super::tell;
@@ -13,113 +12,9 @@ use crate::core::ec2_api::{
     PoolError,
 };
 use crate::core::fact::FactKind;
-use crate::core::fleet_spec::LaunchTemplateOverride;
 use crate::core::limits::backoff_ms;
 use crate::core::record::{LaunchIntent, Outcome, Record};
-use crate::core::report::{Cooldown, LaunchError};
-use crate::core::site::{Account, FleetScope, Lifecycle, NodeGroup, NodeNaming, Site};
-use crate::core::tag;
-
-/// Nodes of one group that wait for the batch to close.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Queue {
-    nodes: BTreeMap<u32, String>,
-    first: u64,
-    last: u64,
-}
-
-impl Queue {
-    pub(super) fn add(&mut self, index: u32, node: &str, now: u64) {
-        if self.nodes.is_empty() {
-            self.first = now;
-        }
-        if self.nodes.insert(index, node.to_owned()).is_none() {
-            self.last = now;
-        }
-    }
-
-    pub(super) fn remove(&mut self, index: u32) {
-        self.nodes.remove(&index);
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
-    /// In order of index.
-    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
-        self.nodes.values()
-    }
-}
-
-/// How a group fared lately.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Pressure {
-    /// Launches in a row that gave no instance.
-    failures: u32,
-    /// `mono_ms` before which the group is not asked again.
-    retry_at: u64,
-    protected: bool,
-    last_error: Option<LaunchError>,
-}
-
-impl Pressure {
-    pub(super) fn is_protected(&self) -> bool {
-        self.protected
-    }
-
-    pub(super) fn failures(&self) -> u32 {
-        self.failures
-    }
-
-    pub(super) fn last_error(&self) -> Option<&LaunchError> {
-        self.last_error.as_ref()
-    }
-
-    pub(super) fn open(&mut self) {
-        *self = Self::default();
-    }
-}
-
-/// One capacity pool: instance type, subnet or zone, lifecycle.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Pool {
-    account: Account,
-    instance_type: String,
-    place: String,
-    lifecycle: Lifecycle,
-}
-
-impl Pool {
-    pub(super) fn of(account: &Account, over: &LaunchTemplateOverride, lifecycle: Lifecycle) -> Self {
-        Self {
-            account: account.clone(),
-            instance_type: over.instance_type.clone().unwrap_or_default(),
-            place: over.subnet_id.clone().or_else(|| over.availability_zone.clone()).unwrap_or_default(),
-            lifecycle,
-        }
-    }
-
-    pub(super) fn serves(&self, group: &NodeGroup) -> bool {
-        self.account == group.account
-            && group
-                .overrides
-                .iter()
-                .any(|over| over.instance_type.as_deref() == Some(self.instance_type.as_str()))
-            && (group.subnet_ids.is_empty() || group.subnet_ids.contains(&self.place))
-    }
-
-    pub(super) fn report(&self) -> Cooldown {
-        Cooldown {
-            instance_type: self.instance_type.clone(),
-            zone: self.place.clone(),
-            lifecycle: self.lifecycle,
-            until_unix_ms: 0,
-            code: String::new(),
-            refusals: 0,
-        }
-    }
-}
+use crate::core::site::{Account, Lifecycle, NodeGroup};
 
 /// An unanswered or unfinished CreateFleet.
 #[derive(Clone, Debug)]
@@ -171,82 +66,9 @@ pub(super) enum Phase {
 const TOKEN_TRUST_MS: u64 = 3_600_000;
 
 impl Engine {
-    pub(super) fn unqueue(&mut self, stem: &str, index: u32) {
-        if let Some(queue) = self.queues.get_mut(stem) {
-            queue.remove(index);
-        }
-    }
-
-    pub(super) fn queue_mut(&mut self, stem: &str) -> &mut Queue {
-        self.queues.entry(stem.to_owned()).or_default()
-    }
-
-    pub(super) fn close_launch_batches(&mut self) {
-        if self.persisted.paused || !self.slurm.is_known() {
-            return;
-        }
-        let site = Arc::clone(&self.site);
-        let stems: Vec<String> =
-            self.queues.iter().filter(|(_, queue)| !queue.is_empty()).map(|(stem, _)| stem.clone()).collect();
-        for stem in stems {
-            let Some(group) = site.group(&stem) else { continue };
-            if !self.view_ready(&group.account) {
-                continue;
-            }
-            let settings = &site.settings;
-            let queue = &self.queues[&stem];
-            let pressure = self.pressure.get(&stem).cloned().unwrap_or_default();
-            if pressure.protected {
-                let nodes = self.take_queue(&stem);
-                self.fail_nodes(&nodes, "GroupProtected", &format!(
-                    "node group {stem} is closed after {} failed launches; `ec2fleet resume-operations` opens it",
-                    pressure.failures
-                ));
-                continue;
-            }
-            let due = (queue.last + settings.batch_idle_ms)
-                .min(queue.first + settings.batch_max_ms)
-                .max(pressure.retry_at);
-            if due > self.now.mono_ms {
-                self.wake(due);
-                continue;
-            }
-            let nodes = self.take_queue(&stem);
-            for chunk in nodes.chunks(settings.max_fleet_nodes.max(1) as usize) {
-                self.begin_launch(group, chunk.to_vec(), group.lifecycle);
-            }
-        }
-    }
-
-    fn take_queue(&mut self, stem: &str) -> Vec<String> {
-        let nodes = self.queues.remove(stem).map(|queue| queue.nodes).unwrap_or_default();
-        nodes.into_values().filter(|node| self.wants_instance(node)).collect()
-    }
-
-    fn begin_launch(&mut self, group: &Arc<NodeGroup>, nodes: Vec<String>, lifecycle: Lifecycle) {
-        if nodes.is_empty() {
-            return;
-        }
-        if group.scope == FleetScope::Group {
-            self.await_group_fleet(group, &nodes);
-            return;
-        }
-        if group.scope == FleetScope::Node {
-            self.begin_node_fleets(group, &nodes, lifecycle, &BTreeMap::new());
-            return;
-        }
-        let token = self.new_token();
-        let request = fleet_request(&self.site, group, nodes.len(), lifecycle, &token, &self.cooling_pools());
-        self.record_launch(group, nodes, lifecycle, token, request);
-    }
-
     pub(super) fn new_token(&mut self) -> String {
         self.counter += 1;
         format!("ec2fleet-{}-{}", self.options.nonce, self.counter)
-    }
-
-    pub(super) fn cooling_pools(&self) -> Vec<&Pool> {
-        self.cooling.iter().filter(|(_, until)| **until > self.now.mono_ms).map(|(pool, _)| pool).collect()
     }
 
     /// The intent, and the launch that follows from it.
@@ -352,21 +174,6 @@ impl Engine {
             if let Some(launch) = self.launches.get_mut(&id) {
                 launch.deadline = deadline;
                 launch.phase = Phase::Creating { in_flight: false, attempts: 0, next_at: now };
-            }
-        }
-    }
-
-    fn requeue(&mut self, nodes: &[String]) {
-        for name in nodes {
-            let Some((stem, index)) = self.site.locate(name).map(|(group, index)| (group.stem(), index))
-            else {
-                continue;
-            };
-            if let Some(node) = self.nodes.get_mut(name) {
-                node.launch = None;
-            }
-            if self.wants_instance(name) {
-                self.queues.entry(stem).or_default().add(index, name, self.now.mono_ms);
             }
         }
     }
@@ -672,41 +479,6 @@ impl Engine {
         true
     }
 
-    fn cool(&mut self, account: &Account, error: &PoolError) {
-        if error.class != ErrorClass::Capacity {
-            return;
-        }
-        let Some(instance_type) = error.instance_type.clone() else { return };
-        let place = error.subnet_id.clone().or_else(|| error.zone.clone()).unwrap_or_default();
-        let pool = Pool { account: account.clone(), instance_type, place, lifecycle: error.lifecycle };
-        let seconds = self.site.settings.pool_cooldown_s;
-        let text = format!(
-            "{} {} {} is not asked first for {seconds} s",
-            pool.instance_type,
-            pool.place,
-            pool.lifecycle.as_str()
-        );
-        self.fact(self.new_fact(FactKind::PoolCooling, text).code(error.code.clone()));
-        self.cooling.retain(|_, until| *until > self.now.mono_ms);
-        self.cooling.insert(pool, self.now.mono_ms + u64::from(seconds) * 1000);
-    }
-
-    /// A launch gave nothing: wait longer before the group is asked again, and close it if the site wants that.
-    fn note_failure(&mut self, group: &str, last: LaunchError) {
-        let limit = self.site.settings.protect_after;
-        let longest = u64::from(self.site.settings.pool_cooldown_s) * 1000;
-        let pressure = self.pressure.entry(group.to_owned()).or_default();
-        pressure.failures += 1;
-        pressure.last_error = Some(last);
-        let wait = 1_000u64.saturating_mul(1 << pressure.failures.min(10)).min(longest);
-        pressure.retry_at = self.now.mono_ms + wait;
-        if limit > 0 && pressure.failures >= limit && !pressure.protected {
-            pressure.protected = true;
-            let text = format!("closed after {} launches in a row without an instance", pressure.failures);
-            self.fact(self.new_fact(FactKind::GroupProtected, text).group(group));
-        }
-    }
-
     /// Tell Slurm that these nodes will not come, so that their jobs are requeued at once.
     pub(super) fn fail_nodes(&mut self, nodes: &[String], code: &str, message: &str) {
         let failed: Vec<String> = nodes
@@ -749,78 +521,4 @@ fn telling(errors: &[PoolError]) -> (String, String) {
             "EC2 launched fewer instances than asked for and gave no reason".into(),
         ),
     }
-}
-
-/// The instant fleet for `count` nodes of a group.
-fn fleet_request(
-    site: &Site,
-    group: &NodeGroup,
-    count: usize,
-    lifecycle: Lifecycle,
-    token: &str,
-    cooling: &[&Pool],
-) -> CreateFleet {
-    let mut tags = tag::at_birth(site, group, token);
-    let fleet_tags = tags.clone();
-    // An image that reads `Name` must find the node's name there or nothing.
-    if group.naming == NodeNaming::LaunchIndex {
-        tags.entry(tag::NAME.into()).or_insert_with(|| group.stem());
-    }
-
-    let target = u32::try_from(count).unwrap_or(u32::MAX);
-    let mut spot_options = group.spot_options.clone();
-    let mut on_demand_options = group.on_demand_options.clone();
-    if group.all_or_nothing {
-        let minimum = i32::try_from(target.min(1_000)).ok();
-        spot_options.min_target_capacity = minimum;
-        on_demand_options.min_target_capacity = minimum;
-        // EC2 takes a minimum only together with one of the two (API_SpotOptionsRequest).
-        if spot_options.single_instance_type != Some(true) {
-            spot_options.single_availability_zone = Some(true);
-        }
-        if on_demand_options.single_instance_type != Some(true) {
-            on_demand_options.single_availability_zone = Some(true);
-        }
-    }
-    CreateFleet {
-        client_token: token.into(),
-        fleet_type: FleetType::Instant,
-        target,
-        lifecycle,
-        on_demand_options,
-        spot_options,
-        launch_template: group.launch_template.clone(),
-        overrides: pools(group, lifecycle, cooling),
-        fleet_tags,
-        instance_tags: tags,
-    }
-}
-
-/// Overrides × subnets, without the pools that lately had nothing, unless that leaves none.
-pub(super) fn pools(
-    group: &NodeGroup,
-    lifecycle: Lifecycle,
-    cooling: &[&Pool],
-) -> Vec<LaunchTemplateOverride> {
-    let mut all = Vec::new();
-    for over in &group.overrides {
-        let subnets: Vec<Option<String>> = match (&over.subnet_id, group.subnet_ids.is_empty()) {
-            (None, false) => group.subnet_ids.iter().cloned().map(Some).collect(),
-            (own, _) => vec![own.clone()],
-        };
-        for subnet_id in subnets {
-            all.push(LaunchTemplateOverride { subnet_id, weighted_capacity: Some(1.0), ..over.clone() });
-        }
-    }
-    let is_cooling = |over: &LaunchTemplateOverride| {
-        cooling.iter().any(|pool| {
-            pool.account == group.account
-                && pool.lifecycle == lifecycle
-                && over.instance_type.as_deref() == Some(pool.instance_type.as_str())
-                && (over.subnet_id.as_deref() == Some(pool.place.as_str())
-                    || over.availability_zone.as_deref() == Some(pool.place.as_str()))
-        })
-    };
-    let open: Vec<LaunchTemplateOverride> = all.iter().filter(|over| !is_cooling(over)).cloned().collect();
-    if open.is_empty() { all } else { open }
 }

@@ -5,6 +5,7 @@
 //! what is under way, and does what is missing. An event that comes twice, late or never changes when
 //! something is done, not what.
 
+mod batch;
 mod bind;
 mod desire;
 mod end;
@@ -15,6 +16,7 @@ mod index;
 mod launch;
 mod list;
 mod outbox;
+mod pools;
 mod reconcile;
 mod relocate;
 #[cfg(test)]
@@ -92,10 +94,10 @@ pub struct Engine {
     persisted: Persisted,
     index: index::Index,
     nodes: NameMap<Node>,
-    queues: BTreeMap<String, launch::Queue>,
+    queues: BTreeMap<String, batch::Queue>,
     launches: watched::Watched<u64, launch::Launch>,
-    pressure: BTreeMap<String, launch::Pressure>,
-    cooling: BTreeMap<launch::Pool, u64>,
+    pressure: BTreeMap<String, pools::Pressure>,
+    cooling: BTreeMap<pools::Pool, u64>,
     endings: BTreeMap<Account, end::EndQueue>,
     ended: BTreeMap<String, u64>,
     end_attempts: BTreeMap<u64, u32>,
@@ -126,7 +128,7 @@ pub struct Engine {
     history_at: u64,
     histories_in_flight: u32,
     /// Pools that a node's fleet launch has tried, and since when, by intent.
-    attempts_of: BTreeMap<u64, (BTreeSet<launch::Pool>, u64)>,
+    attempts_of: BTreeMap<u64, (BTreeSet<pools::Pool>, u64)>,
     sleeping: watched::Watched<String, sleep::Sleep>,
     /// Nodes whose instance is back, until slurmd must have answered.
     woken: watched::Agenda<String>,
@@ -241,7 +243,7 @@ impl Engine {
             && self.calls.is_empty()
             && self.outbox.is_empty()
             && self.launches.is_empty()
-            && self.queues.values().all(launch::Queue::is_empty)
+            && self.queues.values().all(batch::Queue::is_empty)
             && self.endings.values().all(end::EndQueue::is_empty)
             && self.fulfilling.is_empty()
             && self.group_fleets_quiet()

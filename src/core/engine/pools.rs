@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Capacity pools, and what became of asking for them lately.
+
+use super::Engine;
+use crate::core::ec2_api::{ErrorClass, PoolError};
+use crate::core::fact::FactKind;
+use crate::core::fleet_spec::LaunchTemplateOverride;
+use crate::core::report::{Cooldown, LaunchError};
+use crate::core::site::{Account, Lifecycle, NodeGroup};
+
+/// How a group fared lately.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pressure {
+    /// Launches in a row that gave no instance.
+    failures: u32,
+    /// `mono_ms` before which the group is not asked again.
+    retry_at: u64,
+    protected: bool,
+    last_error: Option<LaunchError>,
+}
+
+impl Pressure {
+    pub(super) fn is_protected(&self) -> bool {
+        self.protected
+    }
+
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    pub(super) fn retry_at(&self) -> u64 {
+        self.retry_at
+    }
+
+    pub(super) fn last_error(&self) -> Option<&LaunchError> {
+        self.last_error.as_ref()
+    }
+
+    pub(super) fn open(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// One capacity pool: instance type, subnet or zone, lifecycle.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pool {
+    account: Account,
+    instance_type: String,
+    place: String,
+    lifecycle: Lifecycle,
+}
+
+impl Pool {
+    pub(super) fn of(account: &Account, over: &LaunchTemplateOverride, lifecycle: Lifecycle) -> Self {
+        Self {
+            account: account.clone(),
+            instance_type: over.instance_type.clone().unwrap_or_default(),
+            place: over.subnet_id.clone().or_else(|| over.availability_zone.clone()).unwrap_or_default(),
+            lifecycle,
+        }
+    }
+
+    pub(super) fn serves(&self, group: &NodeGroup) -> bool {
+        self.account == group.account
+            && group
+                .overrides
+                .iter()
+                .any(|over| over.instance_type.as_deref() == Some(self.instance_type.as_str()))
+            && (group.subnet_ids.is_empty() || group.subnet_ids.contains(&self.place))
+    }
+
+    pub(super) fn report(&self) -> Cooldown {
+        Cooldown {
+            instance_type: self.instance_type.clone(),
+            zone: self.place.clone(),
+            lifecycle: self.lifecycle,
+            until_unix_ms: 0,
+            code: String::new(),
+            refusals: 0,
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn cooling_pools(&self) -> Vec<&Pool> {
+        self.cooling.iter().filter(|(_, until)| **until > self.now.mono_ms).map(|(pool, _)| pool).collect()
+    }
+
+    pub(super) fn cool(&mut self, account: &Account, error: &PoolError) {
+        if error.class != ErrorClass::Capacity {
+            return;
+        }
+        let Some(instance_type) = error.instance_type.clone() else { return };
+        let place = error.subnet_id.clone().or_else(|| error.zone.clone()).unwrap_or_default();
+        let pool = Pool { account: account.clone(), instance_type, place, lifecycle: error.lifecycle };
+        let seconds = self.site.settings.pool_cooldown_s;
+        let text = format!(
+            "{} {} {} is not asked first for {seconds} s",
+            pool.instance_type,
+            pool.place,
+            pool.lifecycle.as_str()
+        );
+        self.fact(self.new_fact(FactKind::PoolCooling, text).code(error.code.clone()));
+        self.cooling.retain(|_, until| *until > self.now.mono_ms);
+        self.cooling.insert(pool, self.now.mono_ms + u64::from(seconds) * 1000);
+    }
+
+    /// A launch gave nothing: wait longer before the group is asked again, and close it if the site wants that.
+    pub(super) fn note_failure(&mut self, group: &str, last: LaunchError) {
+        let limit = self.site.settings.protect_after;
+        let longest = u64::from(self.site.settings.pool_cooldown_s) * 1000;
+        let pressure = self.pressure.entry(group.to_owned()).or_default();
+        pressure.failures += 1;
+        pressure.last_error = Some(last);
+        let wait = 1_000u64.saturating_mul(1 << pressure.failures.min(10)).min(longest);
+        pressure.retry_at = self.now.mono_ms + wait;
+        if limit > 0 && pressure.failures >= limit && !pressure.protected {
+            pressure.protected = true;
+            let text = format!("closed after {} launches in a row without an instance", pressure.failures);
+            self.fact(self.new_fact(FactKind::GroupProtected, text).group(group));
+        }
+    }
+}
+
+/// Overrides × subnets, without the pools that lately had nothing, unless that leaves none.
+pub(super) fn pools(
+    group: &NodeGroup,
+    lifecycle: Lifecycle,
+    cooling: &[&Pool],
+) -> Vec<LaunchTemplateOverride> {
+    let mut all = Vec::new();
+    for over in &group.overrides {
+        let subnets: Vec<Option<String>> = match (&over.subnet_id, group.subnet_ids.is_empty()) {
+            (None, false) => group.subnet_ids.iter().cloned().map(Some).collect(),
+            (own, _) => vec![own.clone()],
+        };
+        for subnet_id in subnets {
+            all.push(LaunchTemplateOverride { subnet_id, weighted_capacity: Some(1.0), ..over.clone() });
+        }
+    }
+    let is_cooling = |over: &LaunchTemplateOverride| {
+        cooling.iter().any(|pool| {
+            pool.account == group.account
+                && pool.lifecycle == lifecycle
+                && over.instance_type.as_deref() == Some(pool.instance_type.as_str())
+                && (over.subnet_id.as_deref() == Some(pool.place.as_str())
+                    || over.availability_zone.as_deref() == Some(pool.place.as_str()))
+        })
+    };
+    let open: Vec<LaunchTemplateOverride> = all.iter().filter(|over| !is_cooling(over)).cloned().collect();
+    if open.is_empty() { all } else { open }
+}
