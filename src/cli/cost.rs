@@ -104,15 +104,17 @@ fn jobs(
     notes: &mut Vec<String>,
 ) -> Result<BTreeMap<String, Vec<OnNode>>, CliError> {
     let slurm = context.slurm();
-    let mut spans: BTreeMap<u32, JobSpan> = BTreeMap::new();
+    // By job and start: one that was requeued has run more than once.
+    let mut spans: BTreeMap<(u32, u64), JobSpan> = BTreeMap::new();
+    let keyed = |job: JobSpan| ((job.id, job.start_unix_ms), job);
     const FORGETS: &str = "slurmctld alone was asked, which forgets jobs some minutes after their end (MinJobAge): what \
                            earlier jobs used is under \"no job\".";
     match slurm.accounted_jobs(from) {
-        Ok(Some(found)) => spans.extend(found.into_iter().map(|job| (job.id, job))),
+        Ok(Some(found)) => spans.extend(found.into_iter().map(keyed)),
         Ok(None) => notes.push(format!("Slurm has no accounting: {FORGETS}")),
         Err(error) => notes.push(format!("Slurm's accounting does not answer ({error}): {FORGETS}")),
     }
-    spans.extend(slurm.present_jobs()?.into_iter().map(|job| (job.id, job)));
+    spans.extend(slurm.present_jobs()?.into_iter().map(keyed));
     let mut by_node: BTreeMap<String, Vec<OnNode>> = BTreeMap::new();
     for job in spans.into_values() {
         for node in hostlist::expand(&job.nodes)? {

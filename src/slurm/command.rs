@@ -150,7 +150,9 @@ impl CommandSlurm {
             return Ok(None);
         }
         let since = utc_time(since_unix_ms);
-        let arguments = ["-a", "-X", "-n", "-P", "-S", &since, "-o", "JobIDRaw,Start,End,NodeList"];
+        // --duplicates: a job that was requeued has a line for each of its runs.
+        let arguments =
+            ["-a", "-X", "--duplicates", "-n", "-P", "-S", &since, "-o", "JobIDRaw,Start,End,NodeList"];
         let output = self.run(what, "sacct", &arguments)?;
         Ok(Some(output.stdout.lines().filter_map(parse_job_span).collect()))
     }

@@ -152,6 +152,64 @@ fn cost() {
     assert!((usd("usd") - 0.25).abs() < 1e-9 && (usd("saved_usd") - 0.15).abs() < 1e-9, "{report:#}");
 }
 
+/// With Slurm's commands replaced by scripts that print what those of 24.11.5 with slurmdbd were seen to print.
+#[test]
+fn cost_by_job() {
+    let dir = site(PARTITIONS);
+    let bin = dir.path().join("bin");
+    std::fs::create_dir(&bin).expect("created");
+    let config = CONFIG.replacen('{', &format!("{{\"SlurmBinPath\":\"{}\",", bin.display()), 1);
+    std::fs::write(dir.path().join("config.json"), config).expect("written");
+    let command = |name: &str, lines: &[&str]| {
+        let path = bin.join(name);
+        let text = format!(
+            "#!/bin/sh\necho \"$*\" >>'{}'\ncat <<'X'\n{}\nX\n",
+            bin.join("calls").display(),
+            lines.join("\n")
+        );
+        std::fs::write(&path, text).expect("written");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("executable");
+    };
+    // Job 4 was requeued after a quarter of an hour and ran again later; 5 shared the node's last quarter with it; 7 waits.
+    command("scontrol", &["AccountingStorageType   = accounting_storage/slurmdbd"]);
+    command(
+        "sacct",
+        &[
+            "4|2026-01-31T08:00:00|2026-01-31T08:15:00|aws-spot-0",
+            "4|2026-01-31T08:30:00|2026-01-31T09:00:00|aws-spot-[0-1]",
+            "5|2026-01-31T08:45:00|Unknown|aws-spot-0",
+            "7|Unknown|Unknown|None assigned",
+        ],
+    );
+    command("squeue", &["5|2026-01-31T08:45:00|2027-01-31T08:45:00|aws-spot-0", "7|N/A|N/A|"]);
+    let instance = |node: &str| {
+        json!({ "node": node, "instance_id": format!("i-{node}"), "account": { "region": "eu-central-1", "profile": null },
+            "instance_type": "c5.large", "zone": "eu-central-1a", "lifecycle": "spot", "since_unix_ms": NOON })
+    };
+    let lines = [
+        json!({ "unix_ms": NOON, "begin": [instance("aws-spot-0"), instance("aws-spot-1")] }),
+        json!({ "unix_ms": NOON + 3_600_000, "end": "aws-spot-[0-1]" }),
+    ];
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    std::fs::write(dir.path().join("state/ec2fleet/usage.jsonl"), text).expect("written");
+
+    let ran = run(dir.path(), &["cost", "--offline", "--since", "2026-01-31T07:00", "--by", "job", "--json"]);
+    let report = fits("cost", &ran);
+    let hours: std::collections::BTreeMap<String, f64> = report["rows"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| {
+            (row["name"].as_str().expect("a name").to_owned(), row["spot_hours"].as_f64().expect("hours"))
+        })
+        .collect();
+    let expected = [("job 4", 0.25 + 0.25 + 0.125 + 0.5), ("job 5", 0.125), ("no job", 0.25 + 0.5)];
+    assert_eq!(hours, expected.map(|(name, hours)| (name.to_owned(), hours)).into());
+    let calls = std::fs::read_to_string(bin.join("calls")).expect("called");
+    assert!(calls.contains("--duplicates") && calls.contains("-S 2026-01-31T07:00:00"), "{calls}");
+}
+
 /// The first line ends with the time of the run.
 fn without_now(mut ran: Ran) -> Ran {
     let first = ran.stdout.lines().next().unwrap_or_default().to_owned();
