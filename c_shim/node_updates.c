@@ -62,6 +62,7 @@ static int32_t update_one(const struct ec2fleet_node_update *update)
 #if SLURM_VERSION_NUMBER < SLURM_VERSION_NUM(26, 5, 0)
 	message.reason_uid = getuid();
 #endif
+	message.weight = update->weight == EC2FLEET_WEIGHT_KEEP ? NO_VAL : update->weight;
 	if (!node_state_of(update->state, &message.node_state))
 		return EC2FLEET_INVALID;
 	return slurmctld.update_node(&message, getuid());

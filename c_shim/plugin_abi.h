@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 /* Raised by one when a structure, a constant or the meaning of a function changes. Both sides must agree exactly. */
-#define EC2FLEET_ABI_VERSION 3
+#define EC2FLEET_ABI_VERSION 4
 
 /*
  * What a function of either side returns. A positive value is an error number of slurmctld (slurm_errno.h);
@@ -96,6 +96,9 @@ enum ec2fleet_state_change {
 	EC2FLEET_STATE_DOWN = 7,
 };
 
+/* ec2fleet_node_update.weight: leave it. */
+#define EC2FLEET_WEIGHT_KEEP 0xffffffff
+
 /* One update_node. NULL leaves a field as it is. Lists have as many members as node_names, in its order. */
 struct ec2fleet_node_update {
 	const char *node_names;		/* hostlist, never NULL */
@@ -105,7 +108,7 @@ struct ec2fleet_node_update {
 	const char *instance_type;
 	const char *reason;
 	uint32_t state;			/* EC2FLEET_STATE_* */
-	uint32_t reserved;
+	uint32_t weight;		/* of all these nodes; EC2FLEET_WEIGHT_KEEP leaves them their own */
 };
 
 enum ec2fleet_node_base {

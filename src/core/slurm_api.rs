@@ -131,7 +131,8 @@ pub struct SlurmNode {
     pub flags: NodeFlags,
     pub reason: Option<String>,
     pub partitions: Vec<String>,
-    pub weight: u32,
+    /// `None` if it is not known: releases before 23.02 do not show nodes that are powered down.
+    pub weight: Option<u32>,
     /// Seconds since 1970; 0 before the first registration.
     pub boot_time: u64,
     /// Seconds since 1970; 0 before the first registration.
@@ -197,6 +198,8 @@ pub struct NodeUpdate {
     pub instance_types: Option<Vec<String>>,
     pub state: Option<NodeStateChange>,
     pub reason: Option<String>,
+    /// The same for all nodes of the call.
+    pub weight: Option<u32>,
 }
 
 /// One call to slurmctld.

@@ -402,7 +402,7 @@ impl Row for SlurmNode {
             flags: flags_of(raw.flags),
             reason: some(raw.reason),
             partitions: Vec::new(),
-            weight: raw.weight,
+            weight: Some(raw.weight),
             boot_time: u64::try_from(raw.boot_time).unwrap_or(0),
             slurmd_start_time: u64::try_from(raw.slurmd_start_time).unwrap_or(0),
             instance_id: some(raw.instance_id),
@@ -510,6 +510,7 @@ struct UpdateStrings {
     instance_types: Option<CString>,
     reason: Option<CString>,
     state: u32,
+    weight: Option<u32>,
 }
 
 /// A node update as the `update_node` calls that this slurmctld needs for it.
@@ -547,6 +548,7 @@ impl PreparedUpdate {
             hostnames: list(&update.hostnames)?,
             reason: update.reason.as_ref().map(|reason| c_string(&what, reason)).transpose()?,
             state: state_of(update.state),
+            weight: update.weight,
             ..UpdateStrings::default()
         }];
 
@@ -587,7 +589,7 @@ impl PreparedUpdate {
                 instance_type: pointer(&call.instance_types),
                 reason: pointer(&call.reason),
                 state: call.state,
-                reserved: 0,
+                weight: call.weight.unwrap_or(abi::EC2FLEET_WEIGHT_KEEP),
             })
             .collect()
     }

@@ -187,6 +187,7 @@ impl CommandSlurm {
             || update.hostnames.is_some()
             || update.state.is_some()
             || update.reason.is_some()
+            || update.weight.is_some()
         {
             self.update_range(update, 0, count)?;
         }
@@ -206,6 +207,9 @@ impl CommandSlurm {
         }
         if let Some(state) = update.state {
             arguments.push(format!("State={}", state_word(state)));
+        }
+        if let Some(weight) = update.weight {
+            arguments.push(format!("Weight={weight}"));
         }
         if let Some(reason) = update.reason.as_deref().or_else(|| default_reason(update.state)) {
             arguments.push(format!("Reason={}", one_line(reason)));

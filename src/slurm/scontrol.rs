@@ -52,7 +52,7 @@ fn parse_node(line: &str) -> Option<SlurmNode> {
         partitions: late(" Partitions=")
             .map(|list| list.split(',').map(ToOwned::to_owned).collect())
             .unwrap_or_default(),
-        weight: late(" Weight=").and_then(|weight| weight.parse().ok()).unwrap_or(0),
+        weight: late(" Weight=").and_then(|weight| weight.parse().ok()),
         boot_time: late(" BootTime=").map_or(0, parse_time),
         slurmd_start_time: late(" SlurmdStartTime=").map_or(0, parse_time),
         instance_id: last_word(texts, " InstanceId="),
@@ -190,7 +190,7 @@ mod tests {
             assert_eq!(node.instance_id.as_deref(), instance, "{rest}");
             assert_eq!(node.state_text(), "DOWN+CLOUD+POWERED_DOWN", "{rest}");
             assert_eq!((node.addr.as_str(), node.hostname.as_str()), ("10.0.0.7", "ip-10-0-0-7"), "{rest}");
-            assert_eq!((node.weight, node.partitions.len()), (7, 2), "{rest}");
+            assert_eq!((node.weight, node.partitions.len()), (Some(7), 2), "{rest}");
         }
     }
 
@@ -200,7 +200,7 @@ mod tests {
             RealMemory=1 State=MIXED+CLOUD ThreadsPerCore=1 Weight=9 Owner=N/A BootTime=2026-11-21T04:20:36 \
             SlurmdStartTime=2026-11-21T07:52:05 LastBusyTime=Unknown";
         let node = parse_node(line).expect("a node");
-        assert_eq!((node.base, node.weight), (NodeBase::Mixed, 9));
+        assert_eq!((node.base, node.weight), (NodeBase::Mixed, Some(9)));
         assert_eq!((node.boot_time, node.slurmd_start_time), (1_795_234_836, 1_795_247_525));
     }
 

@@ -287,7 +287,7 @@ char *bitmap2node_name(bitstr_t *b)
 static int saves, schedulings, updates, refuse_at = -1;
 static struct update {
 	char *names, *addr, *hostname, *reason, *instance_id, *instance_type;
-	uint32_t state, reason_uid;
+	uint32_t state, weight, reason_uid;
 	uid_t auth_uid;
 } last_updates[4];
 
@@ -322,7 +322,7 @@ int update_node(update_node_msg_t *m, uid_t auth_uid)
 	free(u->instance_type);
 	*u = (struct update) { .names = keep(m->node_names), .addr = keep(m->node_addr),
 		.hostname = keep(m->node_hostname), .reason = keep(m->reason), .state = m->node_state,
-		.auth_uid = auth_uid };
+		.weight = m->weight, .auth_uid = auth_uid };
 #if SINCE(23, 11)
 	u->instance_id = keep(m->instance_id);
 	u->instance_type = keep(m->instance_type);
@@ -330,7 +330,7 @@ int update_node(update_node_msg_t *m, uid_t auth_uid)
 #if !SINCE(26, 5)
 	u->reason_uid = m->reason_uid;
 #endif
-	CHECK(m->weight == NO_VAL && !m->features && !m->gres);
+	CHECK(!m->features && !m->gres);
 	last_node_update++;
 	return SLURM_SUCCESS;
 }
@@ -835,9 +835,10 @@ static void check_updates(void)
 {
 	uint32_t applied = 99;
 	struct ec2fleet_node_update two[] = {
-		{ .node_names = "cpu-a-[1-2]", .node_addr = "10.0.0.1,10.0.0.2", .node_hostname = "a,b" },
+		{ .node_names = "cpu-a-[1-2]", .node_addr = "10.0.0.1,10.0.0.2", .node_hostname = "a,b",
+		  .weight = EC2FLEET_WEIGHT_KEEP },
 		{ .node_names = "cpu-a-3", .reason = "InsufficientInstanceCapacity",
-		  .state = EC2FLEET_STATE_POWER_DOWN_FORCE },
+		  .state = EC2FLEET_STATE_POWER_DOWN_FORCE, .weight = EC2FLEET_WEIGHT_KEEP },
 	};
 	static const struct {
 		uint32_t change, state;
@@ -860,7 +861,8 @@ static void check_updates(void)
 	CHECK_TEXT(last_updates[0].addr, "10.0.0.1,10.0.0.2");
 	CHECK_TEXT(last_updates[0].hostname, "a,b");
 	CHECK_TEXT(last_updates[0].reason, NULL);
-	CHECK(last_updates[0].state == NO_VAL && last_updates[0].auth_uid == getuid());
+	CHECK(last_updates[0].state == NO_VAL && last_updates[0].weight == NO_VAL);
+	CHECK(last_updates[0].auth_uid == getuid());
 	CHECK_TEXT(last_updates[1].addr, NULL);
 	CHECK_TEXT(last_updates[1].reason, "InsufficientInstanceCapacity");
 	CHECK(last_updates[1].state == (NODE_STATE_POWER_DOWN | NODE_STATE_POWERED_DOWN));
@@ -875,12 +877,27 @@ static void check_updates(void)
 	forget_updates();
 
 	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++) {
-		struct ec2fleet_node_update one = { .node_names = "cpu-a-1", .state = states[i].change };
+		struct ec2fleet_node_update one = { .node_names = "cpu-a-1", .state = states[i].change,
+						    .weight = EC2FLEET_WEIGHT_KEEP };
 
 		CHECK(host->update_nodes(host->context, &one, 1, NULL) == EC2FLEET_OK);
-		CHECK(last_updates[0].state == states[i].state);
+		CHECK(last_updates[0].state == states[i].state && last_updates[0].weight == NO_VAL);
 		forget_updates();
 	}
+
+	/* A weight changes nothing else; 0 is one. */
+	struct ec2fleet_node_update weights[] = {
+		{ .node_names = "cpu-a-[1-2]", .weight = 0 },
+		{ .node_names = "cpu-a-3", .weight = 4294967293 },
+	};
+
+	CHECK(host->update_nodes(host->context, weights, 2, &applied) == EC2FLEET_OK && applied == 2);
+	CHECK_TEXT(last_updates[0].names, "cpu-a-[1-2]");
+	CHECK_TEXT(last_updates[0].addr, NULL);
+	CHECK(last_updates[0].weight == 0 && last_updates[0].state == NO_VAL);
+	CHECK(last_updates[1].weight == 4294967293 && last_updates[1].state == NO_VAL);
+	forget_updates();
+
 	two[0].state = 99;
 	CHECK(host->update_nodes(host->context, two, 2, &applied) == EC2FLEET_INVALID && applied == 0 && !locked);
 	two[0].node_names = NULL;
@@ -895,7 +912,8 @@ static void check_updates(void)
 	power_save_started = true;
 
 	struct ec2fleet_node_update instance = { .node_names = "cpu-a-1", .instance_id = "i-1",
-						 .instance_type = "c5.large" };
+						 .instance_type = "c5.large",
+						 .weight = EC2FLEET_WEIGHT_KEEP };
 	int32_t status = host->update_nodes(host->context, &instance, 1, &applied);
 
 	CHECK(!!(host->capabilities & EC2FLEET_CAN_INSTANCE_ID) == SINCE(23, 11));

@@ -255,7 +255,7 @@ fn the_shim_stays_passive_and_says_why() {
         for (program, library, cause) in [
             ("fake", missing.clone(), "missing.so could not be loaded"),
             ("fake", built.shim(), "is not a library of slurm-ec2-fleet"),
-            ("fake", built.file("other-abi.so"), "has plugin interface 999 and this plugin has 3"),
+            ("fake", built.file("other-abi.so"), "has plugin interface 999 and this plugin has 4"),
             (
                 "fake-without-SCHEDULE_NODE_SAVE",
                 built.file("probe.so"),

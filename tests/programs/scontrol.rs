@@ -35,7 +35,7 @@ fn nodes_are_loaded_and_updated() {
     assert_eq!(nodes.len(), 2_004, "powered-down and hidden nodes too");
     let spot = cluster.node("aws-spot-2");
     assert_eq!(spot.state_text(), "IDLE+CLOUD+POWERED_DOWN");
-    assert_eq!((spot.weight, spot.partitions.as_slice()), (7, ["aws".to_owned()].as_slice()));
+    assert_eq!((spot.weight, spot.partitions.as_slice()), (Some(7), ["aws".to_owned()].as_slice()));
     assert_eq!((spot.boot_time, spot.slurmd_start_time, &spot.reason), (0, 0, &None));
     assert_eq!(cluster.node("aws-od-1").partitions, ["aws", "unseen"]);
 
@@ -92,6 +92,11 @@ fn nodes_are_loaded_and_updated() {
         update(&cluster, NodeUpdate { names, state: Some(state), ..NodeUpdate::default() }).expect("updated");
         assert_eq!(cluster.node("aws-od-7").flags.has(NodeFlags::DRAIN), flag == NodeFlags::DRAIN);
     }
+    // One weight for any nodes of a NodeName line; the others keep theirs.
+    let weighed = NodeUpdate { names: names([9, 4, 11]), weight: Some(42), ..NodeUpdate::default() };
+    update(&cluster, weighed).expect("updated");
+    let weights = [9, 10, 11].map(|index| cluster.node(&format!("aws-od-{index}")).weight);
+    assert_eq!(weights, [Some(42), Some(1), Some(42)]);
     let power_up =
         NodeUpdate { names: names([8]), state: Some(NodeStateChange::PowerUp), ..NodeUpdate::default() };
     update(&cluster, power_up).expect("updated");

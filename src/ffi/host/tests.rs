@@ -14,6 +14,7 @@ struct Fake {
     suspended: CString,
     updates: RefCell<Vec<[Option<String>; 6]>>,
     states: RefCell<Vec<u32>>,
+    weights: RefCell<Vec<u32>>,
     limits: RefCell<Vec<(u32, u32)>>,
     requeued: RefCell<Vec<u32>>,
     kept: RefCell<Vec<String>>,
@@ -100,6 +101,7 @@ unsafe extern "C" fn update_nodes(
                 text(update.reason),
             ]);
             fake.states.borrow_mut().push(update.state);
+            fake.weights.borrow_mut().push(update.weight);
         }
         fake.status
     }
@@ -268,7 +270,7 @@ fn loaded_nodes_include_those_that_slurmctld_hides() {
                 base: NodeBase::Mixed,
                 flags: NodeFlags::CLOUD.with(NodeFlags::POWERING_UP),
                 partitions: names(&["cpu", "all"]),
-                weight: 3,
+                weight: Some(3),
                 slurmd_start_time: 9,
                 instance_id: Some("i-1".to_owned()),
                 ..SlurmNode::default()
@@ -331,6 +333,7 @@ fn one_update_is_one_call_where_the_release_allows() {
         instance_types: Some(names(&["c5.large", "c5.large", "m5.large"])),
         state: Some(NodeStateChange::Resume),
         reason: Some("why".to_owned()),
+        weight: Some(5),
     };
     let all = "cpu-a-[2,1,3]";
     assert_eq!(hostlist::expand(all).unwrap(), update.names);
@@ -366,6 +369,8 @@ fn one_update_is_one_call_where_the_release_allows() {
         ]
     );
     assert_eq!(fake.states.take(), [abi::EC2FLEET_STATE_RESUME, 0, 0, 0]);
+    let keep = abi::EC2FLEET_WEIGHT_KEEP;
+    assert_eq!(fake.weights.take(), [5, keep, keep, keep], "the weight is set once");
 
     // A value that all have in common goes with the rest; an empty one clears the field.
     let clear = NodeUpdate {
