@@ -51,6 +51,7 @@ fn site(nodes: u32) -> Site {
         scope: FleetScope::Launch,
         all_or_nothing: false,
         spot_fallback_s: None,
+        node_weights: None,
         hibernation: Hibernation::default(),
     };
     Site::new("c".into(), Vec::new(), vec![group], Settings::default())

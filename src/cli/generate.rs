@@ -300,6 +300,10 @@ pub fn generate(
             None => {}
         }
         features(group, types.and_then(|types| types.as_ref().ok()), survey, &mut options);
+        if let Some(weights) = group.node_weights.filter(|_| lookup(&options, "Weight").is_none()) {
+            // What nodes without an instance have: after a reconfiguration nearly all are right.
+            options.insert("Weight".into(), weights.of(group.lifecycle).to_string());
+        }
         if let Some(prices) = prices.filter(|_| lookup(&options, "Weight").is_none()) {
             match weight(group, survey, prices) {
                 Some(weight) => {

@@ -17,7 +17,8 @@ use super::slurm_conf::{Number, SlurmFacts};
 use super::slurm_names;
 use crate::core::fleet_spec::{LaunchTemplateOverride, LaunchTemplateSpecification};
 use crate::core::site::{
-    Account, AfterMaxHibernation, FleetScope, Hibernation, Lifecycle, NodeGroup, Partition, Settings, Site,
+    Account, AfterMaxHibernation, FleetScope, Hibernation, Lifecycle, NodeGroup, NodeWeights, Partition,
+    Settings, Site,
 };
 use crate::core::tag;
 
@@ -468,11 +469,12 @@ impl GroupCheck<'_> {
             overrides,
             subnet_ids,
             tags,
-            slurm_specifications: specifications,
             naming: entry.node_naming.unwrap_or_default(),
             scope,
             all_or_nothing: entry.all_or_nothing.unwrap_or_default(),
             spot_fallback_s: self.spot_fallback(scope, lifecycle),
+            node_weights: self.node_weights(lifecycle, &specifications),
+            slurm_specifications: specifications,
             hibernation,
         }
     }
@@ -502,6 +504,39 @@ impl GroupCheck<'_> {
             Some(0) => None,
             set => set,
         }
+    }
+
+    fn node_weights(
+        &mut self,
+        lifecycle: Lifecycle,
+        specifications: &IndexMap<String, String>,
+    ) -> Option<NodeWeights> {
+        let entry = self.entry.node_weights?;
+        if lifecycle == Lifecycle::OnDemand {
+            self.warn(
+                "NodeWeights",
+                "NodeWeights has no effect in an on-demand node group: its nodes have no other instances.",
+                "Delete it, and write Weight in SlurmSpecifications.",
+            );
+            return None;
+        }
+        let weights = NodeWeights { spot: entry.spot?, on_demand: entry.on_demand? };
+        if let Some(written) = lookup(specifications, "Weight")
+            && written.parse() != Ok(weights.spot)
+        {
+            let path = self.path.key("SlurmSpecifications").key("Weight");
+            self.report.warn(
+                &path,
+                format!(
+                    "Weight is {} here, and NodeWeights gives nodes without an instance the weight {}.",
+                    shown(written),
+                    weights.spot
+                ),
+                "Delete Weight: ec2fleet generate-conf writes that of NodeWeights. Else it is set anew after every \
+                 start and reconfiguration of slurmctld.",
+            );
+        }
+        Some(weights)
     }
 
     fn scope(&mut self, hibernates: bool) -> FleetScope {

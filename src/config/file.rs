@@ -238,6 +238,9 @@ pub struct NodeGroupEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400))]
     pub spot_fallback_sec: Option<u32>,
+    /// Slurm's Weight of this spot node group's nodes, by the instance that each has. Default: as in slurm.conf.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_weights: Option<NodeWeightsEntry>,
     /// Tell slurmctld that hibernated nodes respond, so that SlurmdTimeout does not end their jobs. Default: true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_responding: Option<bool>,
@@ -255,6 +258,19 @@ pub struct NodeGroupEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 86_400))]
     pub wake_timeout_sec: Option<u32>,
+}
+
+/// Slurm takes nodes of the lowest weight first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(rename = "NodeWeights", extend("required" = ["spot", "on-demand"]))]
+pub struct NodeWeightsEntry {
+    /// Weight of a node on a Spot instance, and of one without an instance.
+    #[schemars(range(min = 0, max = 4_294_967_293u32))]
+    pub spot: Option<u32>,
+    /// Weight of a node on an on-demand instance.
+    #[schemars(range(min = 0, max = 4_294_967_293u32))]
+    pub on_demand: Option<u32>,
 }
 
 /// One tag.

@@ -24,6 +24,8 @@ pub enum FactKind {
     NodesBound,
     /// slurmctld has the nodes' addresses.
     AddressesSet,
+    /// slurmctld has the weights of the nodes' instances.
+    WeightsSet,
     /// The nodes registered with slurmctld.
     NodesReady,
     /// Nodes are reported to slurmctld as impossible to power up.

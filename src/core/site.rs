@@ -114,6 +114,24 @@ impl Default for Hibernation {
     }
 }
 
+/// Slurm's Weight of a node, by the lifecycle of the instance that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeWeights {
+    /// Also of a node without an instance: the next one is meant to be Spot.
+    pub spot: u32,
+    pub on_demand: u32,
+}
+
+impl NodeWeights {
+    #[must_use]
+    pub fn of(self, lifecycle: Lifecycle) -> u32 {
+        match lifecycle {
+            Lifecycle::Spot => self.spot,
+            Lifecycle::OnDemand => self.on_demand,
+        }
+    }
+}
+
 /// One node group of one partition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeGroup {
@@ -138,6 +156,8 @@ pub struct NodeGroup {
     pub all_or_nothing: bool,
     /// Seconds without a new Spot instance before the missing share is filled on-demand; `None` never.
     pub spot_fallback_s: Option<u32>,
+    /// Weights that follow the nodes' instances; `None`: Weight is left to slurm.conf and to people.
+    pub node_weights: Option<NodeWeights>,
     pub hibernation: Hibernation,
 }
 

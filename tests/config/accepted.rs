@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use slurm_ec2_fleet::config::{self, LogFormat, LogLevel, SlurmFacts};
-use slurm_ec2_fleet::core::site::{AfterMaxHibernation, FleetScope, Lifecycle, NodeNaming, Settings};
+use slurm_ec2_fleet::core::site::{
+    AfterMaxHibernation, FleetScope, Lifecycle, NodeNaming, NodeWeights, Settings,
+};
 
 use crate::broken::{base_config, base_partitions, check_values};
 
@@ -159,6 +161,7 @@ fn own_keys_reach_the_model() {
     for (key, value) in [
         ("FleetScope", json!("group")),
         ("SpotFallbackSec", json!(120)),
+        ("NodeWeights", json!({"spot": 2, "on-demand": 0})),
         ("KeepResponding", json!(false)),
         ("ExtendTimeLimit", json!(false)),
         ("MaxHibernationMin", json!(90)),
@@ -199,6 +202,8 @@ fn own_keys_reach_the_model() {
     assert_eq!((first.naming, second.naming), (NodeNaming::NameTag, NodeNaming::LaunchIndex));
     assert_eq!((first.scope, second.scope), (FleetScope::Launch, FleetScope::Group));
     assert_eq!((first.spot_fallback_s, second.spot_fallback_s), (None, Some(120)));
+    assert_eq!(first.node_weights, None);
+    assert_eq!(second.node_weights, Some(NodeWeights { spot: 2, on_demand: 0 }));
     let hibernation = &second.hibernation;
     assert!(!hibernation.keep_responding && !hibernation.extend_time_limit);
     assert_eq!((hibernation.max_minutes, hibernation.wake_timeout_s), (Some(90), 200));

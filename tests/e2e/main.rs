@@ -12,3 +12,4 @@ mod rig;
 mod rig_itself;
 mod survival;
 mod tool;
+mod weights;

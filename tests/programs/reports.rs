@@ -101,6 +101,15 @@ fn weights_by_price() {
     assert!(line("aws-spot").ends_with(" Weight=299"), "{}", ran.seen());
     assert!(line("aws-sleep").ends_with(" Weight=341"), "{}", ran.seen());
 
+    // Weights that follow the instances need no price: a node without an instance has that of Spot.
+    let weights = "\"NodeWeights\":{\"spot\":20,\"on-demand\":10},\"PurchasingOption\":\"spot\"";
+    let dir = site(&PARTITIONS.replace("\"PurchasingOption\":\"spot\"", weights));
+    for arguments in [&["generate-conf"][..], &["generate-conf", "--weight-by-price"]] {
+        let ran = run(dir.path(), arguments);
+        assert_eq!(ran.stdout.matches(" Weight=20").count(), 2, "{}", ran.seen());
+        assert_eq!(ran.stdout.matches("Weight=").count(), 2, "{}", ran.seen());
+    }
+
     let own = PARTITIONS.replace("{\"CPUs\":\"2\"}", "{\"CPUs\":\"2\",\"Weight\":\"7\"}");
     let dir = site(&own.replace(
         "\"PurchasingOption\":\"spot\",\"LaunchTemplateS",

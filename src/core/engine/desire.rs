@@ -44,6 +44,9 @@ impl Desire {
 impl Engine {
     pub(super) fn take_power(&mut self, reading: &PowerReading) {
         // Down first: a node that was suspended and woken again between two readings is waking now.
+        if reading.reconfigured {
+            self.forget_weights();
+        }
         let mut changes: Vec<(&str, Desire)> = Vec::new();
         for node in &reading.suspended_ended {
             if self.nodes.get(node).is_some_and(|n| n.desire == Desire::Down) {
@@ -120,6 +123,10 @@ impl Engine {
             node.has_job = slurm.has_job();
             if node.reason != slurm.reason {
                 node.reason.clone_from(&slurm.reason);
+            }
+            if slurm.weight.is_some() && node.slurm_weight != slurm.weight {
+                node.slurm_weight = slurm.weight;
+                self.weights.touch(&slurm.name);
             }
             if node.slurm_addr.as_deref() != Some(slurm.addr.as_str()) {
                 node.slurm_addr = Some(slurm.addr.clone());

@@ -77,7 +77,12 @@ impl Engine {
         for view in self.views.values_mut() {
             view.next_at = view.next_at.min(now);
         }
-        self.slurm.next_at = self.slurm.next_at.min(now);
+        self.load_slurm_again();
+    }
+
+    /// Ask slurmctld for its nodes, also if an answer is under way.
+    pub(super) fn load_slurm_again(&mut self) {
+        self.slurm.next_at = self.slurm.next_at.min(self.now.mono_ms);
         self.slurm.again = true;
     }
 
@@ -180,6 +185,7 @@ impl Engine {
                     self.fact(self.new_fact(FactKind::SlurmKnown, "slurmctld answers again"));
                 }
                 self.take_slurm_nodes(&nodes);
+                self.weights_read();
                 let mut seen = BTreeMap::new();
                 for account in accounts {
                     let Some((started, instances)) =

@@ -29,6 +29,7 @@ mod tell;
 mod tests;
 mod view;
 mod watched;
+mod weight;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -75,6 +76,8 @@ pub struct Node {
     pub slurm_addr: Option<String>,
     pub reason: Option<String>,
     pub has_job: bool,
+    /// As slurmctld last showed it, or was told; `None`: not known.
+    slurm_weight: Option<u32>,
     /// The CreateFleet intent in which the node waits.
     launch: Option<u64>,
     /// The failure of this power-up has been handed to the report queue.
@@ -103,6 +106,7 @@ pub struct Engine {
     end_attempts: BTreeMap<u64, u32>,
     tell: tell::Tell,
     reports: tell::Reports,
+    weights: weight::Weights,
     tags: tags::TagQueue,
     views: BTreeMap<Account, list::CloudView>,
     slurm: list::SlurmView,
@@ -162,6 +166,7 @@ impl Engine {
         let rng = fastrand::Rng::with_seed(options.seed);
         let mut engine = Self {
             index: index::Index::of(&persisted, Arc::clone(&site)),
+            weights: weight::Weights::of(&site),
             site,
             options,
             persisted,
@@ -250,6 +255,7 @@ impl Engine {
             && self.fleet_ends.values().all(fleet::FleetEnds::is_empty)
             && self.tell.is_empty()
             && self.reports.is_empty()
+            && self.weights.is_empty()
             && self.tags.node_tags_done()
             && self.persisted.open.is_empty()
     }
@@ -294,7 +300,10 @@ impl Engine {
             Event::CloudAnswered { call, result } => self.take_cloud(call, result),
             Event::SlurmAnswered { call, result } => self.take_slurm(call, result),
             Event::SiteChanged(site) => self.take_site(site),
-            Event::Rescan => self.rescan_now(),
+            Event::Rescan => {
+                self.forget_weights();
+                self.rescan_now();
+            }
             Event::LockRequested { nodes, locked } => self.take_lock(nodes, locked),
             Event::PauseRequested { paused } => {
                 self.record(Record::Pause { paused });
@@ -331,6 +340,7 @@ impl Engine {
         self.end_instances();
         self.tell_addresses();
         self.report_failures();
+        self.set_weights();
         self.start_ready_jobs();
         self.write_tags();
         self.send_outbox();
@@ -363,6 +373,7 @@ impl Engine {
             | Purpose::Load { .. }
             | Purpose::Tell { .. }
             | Purpose::Report { .. }
+            | Purpose::Weigh { .. }
             | Purpose::Reset => {}
         }
     }
@@ -380,6 +391,7 @@ impl Engine {
             ),
             Purpose::Tell { nodes } => self.take_told(nodes, result),
             Purpose::Report { reason, nodes } => self.take_reported(reason, nodes, result),
+            Purpose::Weigh { nodes, weight, round } => self.take_weighed(nodes, weight, round, result),
             Purpose::Reset
             | Purpose::StartJobs
             | Purpose::Create { .. }
@@ -412,6 +424,7 @@ impl Engine {
         self.nodes.retain(|name, _| site.locate(name).is_some());
         self.queues.retain(|stem, _| site.group(stem).is_some());
         self.index = index::Index::of(&self.persisted, Arc::clone(&site));
+        self.weigh_by_new_site();
         // Times and rules may be others now.
         self.fulfilling.touch_all();
         self.sleeping.touch_all();
@@ -451,6 +464,7 @@ impl Engine {
 
     /// Whether this node wants an instance may have changed: what waits for one on its behalf looks again.
     fn wish_changed(&mut self, node: &str) {
+        self.weights.touch(node);
         self.fulfilling.touch(node);
         if let Some((stem, ..)) = self.site.place_of(node)
             && let Some(state) = self.group_states.get_mut(stem)
@@ -460,6 +474,13 @@ impl Engine {
     }
 
     fn record(&mut self, record: Record) {
+        match &record {
+            Record::Bound { bindings } => {
+                bindings.iter().for_each(|binding| self.weights.touch(&binding.node));
+            }
+            Record::Unbound { nodes, .. } => nodes.iter().for_each(|node| self.weights.touch(node)),
+            _ => {}
+        }
         self.persisted.apply_telling(&record, &mut self.index);
         self.step.records.push(record);
     }

@@ -56,6 +56,11 @@ pub(super) enum Purpose {
         reason: String,
         nodes: Vec<String>,
     },
+    Weigh {
+        nodes: Vec<String>,
+        weight: u32,
+        round: u64,
+    },
     Reset,
     /// Jobs that wait for nodes which have registered.
     StartJobs,
@@ -127,6 +132,7 @@ impl Purpose {
             Self::Load { .. }
             | Self::Tell { .. }
             | Self::Report { .. }
+            | Self::Weigh { .. }
             | Self::Reset
             | Self::StartJobs
             | Self::Mind => None,

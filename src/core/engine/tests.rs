@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
+mod weights;
+
 use super::*;
 use crate::core::ec2_api::{
     CloudError, CloudReply, CloudRequest, CloudResult, ErrorClass, FleetHistoryRecord, FleetReply, Instance,
@@ -36,6 +38,7 @@ pub(super) fn group(name: &str) -> NodeGroup {
         scope: FleetScope::Launch,
         all_or_nothing: false,
         spot_fallback_s: None,
+        node_weights: None,
         hibernation: Hibernation::default(),
     }
 }

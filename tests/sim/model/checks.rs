@@ -560,6 +560,14 @@ impl World {
                 if node.base == NodeBase::Down {
                     broken.push(format!("{} is DOWN ({:?})", node.name, node.reason));
                 }
+                let machine = binding.and_then(|binding| self.ec2.machine(&binding.instance_id));
+                let lifecycle = machine.map(|number| self.ec2.machines[number].lifecycle);
+                let group = &self.slurm.plan.site.groups()[node.group];
+                if let Some(weights) = group.node_weights
+                    && node.weight != weights.of(lifecycle.unwrap_or(group.lifecycle))
+                {
+                    broken.push(format!("{} has weight {} on {lifecycle:?}", node.name, node.weight));
+                }
                 if node.suspended {
                     if let Some(binding) = binding {
                         broken.push(format!("{} is down and bound to {}", node.name, binding.instance_id));

@@ -7,7 +7,7 @@ use slurm_ec2_fleet::core::fleet_spec::{
     LaunchTemplateOverride, LaunchTemplateSpecification, OnDemandOptions, SpotOptions,
 };
 use slurm_ec2_fleet::core::site::{
-    Account, FleetScope, Hibernation, Lifecycle, NodeGroup, NodeNaming, Settings, Site,
+    Account, FleetScope, Hibernation, Lifecycle, NodeGroup, NodeNaming, NodeWeights, Settings, Site,
 };
 
 pub const CLUSTER: &str = "sim";
@@ -69,6 +69,8 @@ pub struct Plan {
     pub suspend_time_ms: u64,
     /// `SlurmctldParameters=cloud_reg_addrs`.
     pub registers_address: bool,
+    /// slurmctld tells of nodes that are powered down only that they are.
+    pub hides_suspended: bool,
     /// `ReturnToService`.
     pub return_to_service: u8,
     /// The longest by which a describe may lag behind.
@@ -116,6 +118,7 @@ impl Plan {
             return_to_service: rng.u8(0..=2),
             max_lag_ms: [0, 2_000, 10_000, 30_000][rng.usize(0..4)],
             page: rng.usize(3..=8),
+            hides_suspended: rng.bool(),
         }
     }
 }
@@ -159,6 +162,7 @@ fn group(
         scope,
         all_or_nothing: scope == FleetScope::Launch && rng.u8(0..4) == 0,
         spot_fallback_s: (spot && rng.bool()).then_some(210),
+        node_weights: (spot && nodes.is_multiple_of(2)).then_some(NodeWeights { spot: 2, on_demand: 1 }),
         hibernation: Hibernation::default(),
     }
 }

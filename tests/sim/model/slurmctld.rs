@@ -37,7 +37,11 @@ pub struct Node {
     pub job_instance: Option<usize>,
     /// When this power-down began.
     pub down_since: Option<u64>,
+    pub weight: u32,
 }
+
+/// What slurm.conf says of every node.
+const CONF_WEIGHT: u32 = 7;
 
 impl Node {
     fn has(&self, flag: NodeFlags) -> bool {
@@ -146,6 +150,7 @@ impl Slurmctld {
                     instance: None,
                     job_instance: None,
                     down_since: None,
+                    weight: CONF_WEIGHT,
                 });
             }
         }
@@ -214,6 +219,8 @@ impl Slurmctld {
     pub fn start(&mut self, k: &mut Kernel, host: usize) {
         self.host = Some(host);
         self.state = self.saved.clone();
+        // restore_node_features (node_mgr.c): those of slurm.conf, whatever was saved.
+        self.state.nodes.iter_mut().for_each(|node| node.weight = CONF_WEIGHT);
         let forget = k.strikes(Fault::ForgottenAddress, 0.3);
         for node in &mut self.state.nodes {
             node.booting = node.has(NodeFlags::POWERING_UP);
@@ -721,6 +728,8 @@ impl Slurmctld {
                 base: node.base,
                 flags: node.flags,
                 reason: node.reason.clone(),
+                // Releases before 23.02 do not show a node that is powered down.
+                weight: (!self.plan.hides_suspended || !node.suspended).then_some(node.weight),
                 ..SlurmNode::default()
             })
             .collect()
@@ -751,6 +760,7 @@ impl Slurmctld {
             if let Some(reason) = &update.reason {
                 node.reason = Some(reason.clone());
             }
+            node.weight = update.weight.unwrap_or(node.weight);
             match update.state {
                 None => {}
                 Some(NodeStateChange::PowerDownForce) => self.power_down_by_force(k, index),
