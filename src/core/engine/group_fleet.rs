@@ -921,6 +921,12 @@ impl Engine {
         instance.tags.get(FLEET_ID).is_some_and(|fleet| self.is_group_fleet(fleet))
     }
 
+    /// The group of an instance that EC2 launched for a group's fleet, and that carries no tag of ours yet.
+    pub(super) fn stem_by_fleet(&self, instance: &Instance) -> Option<String> {
+        let key = self.group_fleet_key(instance.tags.get(FLEET_ID)?)?;
+        Some(stem_of_key(&key).to_owned())
+    }
+
     /// Fleets and open calls from the journal; instances of nodes that are down are found by the first look.
     pub(super) fn recover_group_fleets(&mut self) {
         // A crash between the two records of a fleet that was replaced leaves it under both keys.

@@ -158,10 +158,9 @@ impl Engine {
     }
 
     fn may_adopt(&self, node: &str, instance: &Instance) -> bool {
-        let in_group = self
-            .site
-            .locate(node)
-            .is_some_and(|(group, _)| stem_of(instance).is_none_or(|stem| stem == group.stem()));
+        let stem = stem_of(instance).or_else(|| self.stem_by_fleet(instance));
+        let in_group =
+            self.site.locate(node).is_some_and(|(group, _)| stem.is_none_or(|stem| stem == group.stem()));
         // What was about to be ended is from before this power-up, and Slurm ignores a slurmd that booted before.
         let fleet = instance.tags.get(super::fleet::FLEET_ID);
         let earlier = self.persisted.leaving.contains_key(&instance.id)

@@ -1592,6 +1592,23 @@ fn a_group_fleets_instance_that_ran_as_a_node_is_never_given_to_another_one() {
 }
 
 #[test]
+fn an_untagged_instance_of_a_group_fleet_is_adopted_by_its_own_group_alone() {
+    let (mut bench, mut ec2) = group_scope();
+    let mut other = group("h");
+    other.scope = FleetScope::Launch;
+    bench.give(site_of(vec![group_of_fleet(), other]));
+    bench.set_slurm("p-h-0", NodeBase::Idle, NodeFlags::CLOUD);
+    // Slurm still has the address of an instance that ended for a node of the other group.
+    GroupEc2::launch(&mut bench, "fleet-g", "i-2");
+    let addr = bench.instances.last().unwrap().private_ip.clone().unwrap();
+    bench.slurm.iter_mut().find(|node| node.name == "p-h-0").unwrap().addr = addr;
+    bench.rescan(60);
+    ec2.run(&mut bench, 70);
+    assert_eq!(bench.bound("p-h-0"), None);
+    assert_eq!(ec2.terminated, ["i-2"]);
+}
+
+#[test]
 fn a_group_fleet_is_made_once_and_its_target_follows_the_nodes() {
     let (mut bench, mut ec2) = group_scope();
     assert_eq!((ec2.fleets.len(), ec2.targets.as_slice()), (1, [2].as_slice()));
