@@ -5,7 +5,7 @@
 //! until EC2 is done modifying, then end exactly the instances of the suspended nodes. The other way round EC2
 //! ends a random instance and launches another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Engine;
 use super::fleet::FLEET_ID;
@@ -26,6 +26,9 @@ use crate::core::tag;
 
 /// How often a changing fleet is looked at.
 const POLL_MS: u64 = 2_000;
+
+/// How long the list of what a fleet has already may delay a power-up.
+const LOOK_FIRST_MS: u64 = 10_000;
 
 /// How long a call that EC2 refused for good is left alone.
 const REFUSED_MS: u64 = 30_000;
@@ -54,6 +57,11 @@ pub(super) struct GroupState {
     unseen_since: Option<u64>,
     /// To be looked at once, for instances that are nobody's.
     look: bool,
+    /// This process has read the fleet's own list.
+    looked: bool,
+    /// Nodes have begun to wait for a fleet at rest: until this `mono_ms` its own list comes first. What is in it already was
+    /// not launched for them.
+    before_raise: Option<u64>,
     /// The last look found no instance behind which Slurm runs a job that we know nothing of.
     clear: bool,
     /// What the site now wants instances made from, although the fleet's digest says it has it (`$Latest`).
@@ -103,10 +111,18 @@ impl Engine {
     /// These nodes wait for instances of their group's fleet.
     pub(super) fn await_group_fleet(&mut self, group: &NodeGroup, nodes: &[String]) {
         let now = self.now.mono_ms;
-        let state = self.group_states.entry(group.stem()).or_default();
+        let stem = group.stem();
+        let has_fleet = self.persisted.group_fleets.contains_key(&stem);
+        let state = self.group_states.entry(stem).or_default();
         if state.awaiting.is_empty() {
             state.last_arrival = now;
             state.short = false;
+            // After a restart what comes may have been launched for them.
+            if has_fleet && state.looked {
+                state.before_raise = Some(now + LOOK_FIRST_MS);
+                state.look = true;
+                state.poll_at = now;
+            }
         }
         for node in nodes {
             if !state.awaiting.contains_key(node) {
@@ -318,9 +334,9 @@ impl Engine {
             return;
         }
         let Some(state) = self.group_states.get(stem) else { return };
-        if state.next_at > now {
-            let at = state.next_at;
-            self.wake(at);
+        let not_before = state.next_at.max(state.before_raise.unwrap_or(0));
+        if not_before > now {
+            self.wake(not_before);
             return;
         }
         if let Some(intent) = state.open_intent {
@@ -655,6 +671,8 @@ impl Engine {
         let Some(state) = self.group_states.get_mut(stem) else { return };
         state.poll_in_flight = false;
         let Ok(CloudReply::Instances(mut instances)) = result else { return };
+        state.looked = true;
+        let before_raise = state.before_raise.take().is_some_and(|until| until > now);
         let Some(fleet) = self.persisted.group_fleets.get(stem).cloned() else { return };
         instances.retain(|instance| instance.tags.get(FLEET_ID) == Some(&fleet.fleet_id));
         let known = self.slurm.is_known() && self.view_ready(account);
@@ -681,6 +699,7 @@ impl Engine {
                 matches!(instance.state, InstanceState::Pending | InstanceState::Running)
                     && instance.private_ip.is_some()
                     && self.is_stray(&instance.id)
+                    && !self.persisted.leaving.contains_key(&instance.id)
             })
             .collect();
         free.sort_by(|a, b| (a.launch_unix_ms, &a.id).cmp(&(b.launch_unix_ms, &b.id)));
@@ -696,9 +715,11 @@ impl Engine {
         free.retain(|instance| instance.private_ip.as_deref().is_none_or(|addr| !busy.contains(addr)));
         let clear = free.len() == before;
         // What was told a node's name runs under it to its end, and is of no use to another node.
-        let (named, mut free): (Vec<_>, Vec<_>) = free.into_iter().partition(was_named);
-        let rest = free.split_off(free.len().min(waiting.len()));
-        let pairs: Vec<(String, Instance)> = waiting.into_iter().zip(free).collect();
+        let (named, free): (Vec<_>, Vec<_>) = free
+            .into_iter()
+            .partition(|instance| was_named(instance) || self.ended.contains_key(&instance.id));
+        self.note_seen(&free, &waiting, before_raise);
+        let (pairs, rest) = self.pair(waiting, free);
         // Nobody's on two looks in a row, while EC2 is not changing the fleet: launched beside a sleeping one, or
         // for a node that was suspended meanwhile.
         let named: BTreeSet<String> = named.into_iter().map(|instance| instance.id).collect();
@@ -725,6 +746,33 @@ impl Engine {
         let (past, surplus) = surplus.into_iter().partition(|id| named.contains(id));
         self.end_past(account, stem, &fleet, past);
         self.end_surplus(account, stem, fleet, surplus, asleep);
+    }
+
+    /// Since when instances are known that no node has: with the list before a raise, since before anybody waited.
+    fn note_seen(&mut self, free: &[Instance], waiting: &[String], before_raise: bool) {
+        let began = waiting.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since).min();
+        let seen = match began {
+            Some(began) if before_raise => began.saturating_sub(1),
+            _ => self.now.mono_ms,
+        };
+        for instance in free {
+            self.orphans.entry(instance.id.clone()).or_insert(seen);
+        }
+    }
+
+    /// Each instance takes the first node that began to wait before it was seen; what is left fits nobody.
+    fn pair(&self, waiting: Vec<String>, free: Vec<Instance>) -> (Vec<(String, Instance)>, Vec<Instance>) {
+        let mut waiting = VecDeque::from(waiting);
+        let (mut pairs, mut rest) = (Vec::new(), Vec::new());
+        for instance in free {
+            let seen = self.orphans.get(&instance.id);
+            let fit = waiting.iter().position(|node| !self.is_from_before(node, seen));
+            match fit.and_then(|at| waiting.remove(at)) {
+                Some(node) => pairs.push((node, instance)),
+                None => rest.push(instance),
+            }
+        }
+        (pairs, rest)
     }
 
     /// End instances that earlier nodes left behind. Whoever waits gets what EC2 launches instead.
@@ -804,9 +852,13 @@ impl Engine {
     /// fleet has as much capacity as instances with nodes, and none of these sleeps, it has no others.
     fn may_hold_strangers(&self, fleet: &Fleet) -> bool {
         let Some(members) = self.index.members(&fleet.id) else { return fleet.fulfilled > 0.0 };
-        let known = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        (fleet.fulfilled - f64::from(known)).abs() > 0.5
-            || members.keys().any(|node| self.sleeping.contains_key(node))
+        let known = members.values().filter(|(id, _)| !self.missing.contains_key(id)).count();
+        let asleep = |id: &str| {
+            let state = self.index.owners.get(id).and_then(|owner| owner.state);
+            matches!(state, Some(InstanceState::Stopping | InstanceState::Stopped))
+        };
+        (fleet.fulfilled - f64::from(u32::try_from(known).unwrap_or(u32::MAX))).abs() > 0.5
+            || members.values().any(|(id, _)| asleep(id))
     }
 
     /// A binding from before fleets were noted in bindings.

@@ -1592,6 +1592,52 @@ fn a_group_fleets_instance_that_ran_as_a_node_is_never_given_to_another_one() {
 }
 
 #[test]
+fn what_a_group_fleet_holds_before_a_power_up_is_not_given_to_the_node() {
+    let (mut bench, mut ec2) = group_scope_of(|group| {
+        group.spot_options.instance_interruption_behavior = None;
+    });
+    ec2.run(&mut bench, 30);
+    // EC2 has ended i-0 and launched another one, and no list has shown it yet: it has booted before the power-up,
+    // and slurmctld would not let it register.
+    bench.instances[0].state = InstanceState::Terminated;
+    GroupEc2::launch(&mut bench, "fleet-g", "i-early");
+    bench.wake(&["p-g-2"]);
+    assert_eq!(ec2.targets, [2], "the list comes before the raise");
+    ec2.run(&mut bench, 5);
+    assert_eq!((bench.bound("p-g-2"), ec2.targets.last()), (None, Some(&3)));
+    GroupEc2::launch(&mut bench, "fleet-g", "i-2");
+    ec2.run(&mut bench, 5);
+    assert_eq!(bench.bound("p-g-2"), Some("i-2"));
+    assert_eq!(ec2.terminated, ["i-early"]);
+}
+
+#[test]
+fn what_ec2_launches_for_a_member_that_ended_or_fell_asleep_before_it_was_up_is_found() {
+    for state in [InstanceState::Terminated, InstanceState::Stopped] {
+        let mut bench = Bench::with(group_of_fleet(), Persisted::default());
+        let mut ec2 = GroupEc2::new();
+        bench.tick(0);
+        ec2.answer(&mut bench);
+        bench.wake(&["p-g-0", "p-g-1"]);
+        ec2.run(&mut bench, 5);
+        GroupEc2::launch(&mut bench, "fleet-g", "i-0");
+        GroupEc2::launch(&mut bench, "fleet-g", "i-1");
+        ec2.run(&mut bench, 10);
+        registered(&mut bench, &["p-g-1"]);
+        // As much capacity as instances with nodes, and one of these gives none.
+        bench.instances[0].state = state;
+        if state.is_ended() {
+            // EC2 does not show it any more, by its id either.
+            bench.instances[0].id = "i-forgotten".into();
+        }
+        GroupEc2::launch(&mut bench, "fleet-g", "i-2");
+        // Before EC2's silence about a member is taken for its end (`consistency_grace_s`).
+        ec2.run(&mut bench, 130);
+        assert_eq!(ec2.terminated, ["i-2"], "{state:?}");
+    }
+}
+
+#[test]
 fn an_untagged_instance_of_a_group_fleet_is_adopted_by_its_own_group_alone() {
     let (mut bench, mut ec2) = group_scope();
     let mut other = group("h");
@@ -1639,6 +1685,7 @@ fn a_replacement_that_nobody_waits_for_is_ended_and_the_sleeper_is_not() {
     GroupEc2::launch(&mut bench, "fleet-g", "i-spare");
     // The fleet is looked at because another node is waking; its instance comes as well.
     bench.wake(&["p-g-2"]);
+    ec2.run(&mut bench, 1);
     GroupEc2::launch(&mut bench, "fleet-g", "i-2");
     ec2.run(&mut bench, 30);
     assert_eq!(ec2.terminated.len(), 1, "{:?}", ec2.terminated);
