@@ -63,14 +63,18 @@ pub fn events(context: &Context, args: &args::Events, out: &mut Output) -> Resul
     }
 }
 
-fn ask(context: &Context, filter: &EventFilter) -> Result<EventsReport, CliError> {
+/// # Errors
+/// When the plugin does not answer.
+pub fn ask(context: &Context, filter: &EventFilter) -> Result<EventsReport, CliError> {
     match context.client().ask(Operation::Events { filter: filter.clone() })? {
         Reply::Events(report) => Ok(report),
         other => Err(super::unexpected(&other)),
     }
 }
 
-fn print(report: &EventsReport, out: &mut Output) -> Result<(), CliError> {
+/// # Errors
+/// When nobody reads any more.
+pub fn print(report: &EventsReport, out: &mut Output) -> Result<(), CliError> {
     if report.lost > 0 {
         out.styled(Style::Warning, format!("({} earlier events are no longer kept)", report.lost))?;
     }

@@ -22,6 +22,7 @@ pub mod output;
 mod prices;
 pub mod programs;
 mod schema;
+mod screen;
 mod status;
 pub mod survey;
 mod top;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Where commands print: text for people, JSON for programs.
 
+use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
+use std::rc::Rc;
 
 use serde::Serialize;
 
@@ -44,6 +46,17 @@ impl Output {
     #[must_use]
     pub fn to(out: Box<dyn Write>) -> Self {
         Self { out, json: false, color: false, terminal: false }
+    }
+
+    /// What something prints for the reader of this output, as text.
+    ///
+    /// # Errors
+    /// Those of `draw`.
+    pub fn drawn(&self, draw: impl FnOnce(&mut Self) -> Result<(), CliError>) -> Result<String, CliError> {
+        let text = Drawn::default();
+        draw(&mut Self { out: Box::new(text.clone()), ..*self })?;
+        let bytes = text.0.take();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// # Errors
@@ -117,6 +130,20 @@ impl Output {
     /// When nobody reads any more.
     pub fn flush(&mut self) -> Result<(), CliError> {
         self.out.flush()?;
+        Ok(())
+    }
+}
+
+/// Text that is kept.
+#[derive(Clone, Default)]
+struct Drawn(Rc<RefCell<Vec<u8>>>);
+
+impl Write for Drawn {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

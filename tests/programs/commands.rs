@@ -383,6 +383,33 @@ fn tables() {
     }
 }
 
+/// On a terminal of 12 rows of 60 columns, which `script` (of bsdutils) makes.
+#[test]
+fn top_on_a_terminal() {
+    let server = plugin();
+    let dir = server.path.parent().expect("a folder");
+    std::fs::write(dir.join("slurm.conf"), "ClusterName=demo\n").expect("written");
+    let (program, socket) = (env!("CARGO_BIN_EXE_ec2fleet"), server.path.display());
+    let output = Command::new("script")
+        .args([
+            "-qec",
+            &format!("stty rows 12 cols 60; '{program}' --socket '{socket}' top --count 1"),
+            "/dev/null",
+        ])
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("TZ", "UTC")
+        .env("SLURM_CONF", dir.join("slurm.conf"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("script runs");
+    let seen = String::from_utf8(output.stdout).expect("text").replace('\r', "").replace('\x1b', "ESC");
+    snapshot(
+        "top-terminal",
+        &Ran { code: output.status.code().expect("it is not killed"), stdout: seen, stderr: String::new() },
+    );
+}
+
 #[test]
 fn json() {
     for (name, arguments) in [
