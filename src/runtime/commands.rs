@@ -310,7 +310,7 @@ impl<S: Storage> Answerer<'_, S> {
             } else if fleet.nodes.is_empty() {
                 plan.actions.push(planned("it holds no node".into()));
             } else {
-                plan.actions.push(planned(format!("{} are powered down with it", fleet.nodes)));
+                plan.actions.push(planned(format!("{} are powered down first, when idle", fleet.nodes)));
             }
         }
         if !self.dry_run && !plan.actions.is_empty() {

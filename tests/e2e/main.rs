@@ -2,6 +2,7 @@
 //! End to end: a real slurmctld, real slurmds, munge, the plugin and the programs, with ec2-emulator in Amazon's place.
 
 mod crash;
+mod fleets;
 mod flow;
 mod group_fleet;
 mod ha;

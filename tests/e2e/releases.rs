@@ -9,7 +9,7 @@ use super::rig::cluster::{Cluster, Options};
 use super::rig::{paths, wait};
 
 /// A job that runs until a file appears. Returns its id when it runs on all of its nodes.
-fn job_until(cluster: &Cluster, nodes: u32, finish: &Path) -> u32 {
+pub fn job_until(cluster: &Cluster, nodes: u32, finish: &Path) -> u32 {
     let script = format!("while [ ! -e {} ]; do sleep 0.2; done", finish.display());
     let job = cluster.slurm.sbatch(&["-N", &nodes.to_string(), "-o", "/dev/null"], &script).unwrap();
     wait::until("the job to run", || {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::flow::our_errors;
-use super::hibernation::wait_for_state;
+use super::releases::job_until;
 use super::rig::cluster::{Cluster, Options};
 use super::rig::wait;
 
@@ -28,13 +28,10 @@ fn spot_capacity(cluster: &Cluster, count: u32) {
     cluster.emulator.command(&json!({"pool": {"lifecycle": "spot", "capacity": count}})).unwrap();
 }
 
-/// A job that runs on `nodes` nodes until the returned file exists, and the names of its nodes.
-fn job_until(cluster: &Cluster, nodes: u32) -> (u32, PathBuf, BTreeSet<String>) {
+/// A job that runs on two nodes until the returned file exists, and the names of its nodes.
+fn pair(cluster: &Cluster) -> (u32, PathBuf, BTreeSet<String>) {
     let finish = cluster.scratch.path().join(format!("finish-{}", fastrand::u64(..)));
-    let script = format!("while [ ! -e {} ]; do sleep 0.2; done", finish.display());
-    let job =
-        cluster.slurm.sbatch(&["-N", &nodes.to_string(), "--exclusive", "-o", "/dev/null"], &script).unwrap();
-    wait_for_state(cluster, job, "RUNNING");
+    let job = job_until(cluster, 2, &finish);
     let names = cluster.bindings().unwrap().into_iter().map(|(name, _)| name).collect();
     (job, finish, names)
 }
@@ -79,7 +76,7 @@ fn weights_follow_the_instances_through_fallback_reconfigure_restart_and_power_d
 
     // Spot has nothing: two nodes run on-demand, and have its weight by one more write.
     spot_capacity(&cluster, 0);
-    let (job, finish, fallen) = job_until(&cluster, 2);
+    let (job, finish, fallen) = pair(&cluster);
     assert_eq!(lifecycles(&cluster), ["on-demand", "on-demand"]);
     wait_for_weights(&cluster, "after the fallback", &fallen);
     let so_far = writes(&cluster);
@@ -110,7 +107,7 @@ fn weights_follow_the_instances_through_fallback_reconfigure_restart_and_power_d
 
     // Spot is back: nothing is to be written.
     spot_capacity(&cluster, 10);
-    let (job, finish, _) = job_until(&cluster, 2);
+    let (job, finish, _) = pair(&cluster);
     assert_eq!(lifecycles(&cluster), ["spot", "spot"]);
     end(&cluster, job, &finish);
     cluster.wait_for_rest().unwrap();
@@ -123,7 +120,7 @@ fn weights_follow_the_instances_through_fallback_reconfigure_restart_and_power_d
 fn the_programs_alone_set_the_weights_of_the_instances_too() {
     let cluster = Cluster::start(&Options { plugin: false, ..options() }).unwrap();
     spot_capacity(&cluster, 0);
-    let (job, finish, fallen) = job_until(&cluster, 2);
+    let (job, finish, fallen) = pair(&cluster);
     assert_eq!(lifecycles(&cluster), ["on-demand", "on-demand"]);
     wait_for_weights(&cluster, "after the fallback", &fallen);
     end(&cluster, job, &finish);

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::group_fleet::stem_of_key;
-use super::tell::reason;
+use super::outbox::Purpose;
 use super::{Desire, Engine};
 use crate::core::hostlist;
 use crate::core::record::GroupFleet;
 use crate::core::report::FleetReport;
 use crate::core::site::FleetScope;
+use crate::core::slurm_api::{NodeStateChange, NodeUpdate, SlurmRequest};
 
 impl Engine {
     /// Maintain fleets that the journal knows, those of node groups first.
@@ -83,25 +84,32 @@ impl Engine {
     }
 
     pub(super) fn delete_asked_fleets(&mut self, fleet_ids: &[String]) {
+        let mut power_down = Vec::new();
         for fleet_id in fleet_ids {
             if !self.busy_nodes_of_fleet(fleet_id).is_empty() {
                 continue;
             }
-            let nodes = self.nodes_of_fleet(fleet_id);
+            let mut nodes = self.nodes_of_fleet(fleet_id);
+            nodes.retain(|node| self.nodes.get(node).is_some_and(|known| known.desire == Desire::Keep));
             let current = self.persisted.group_fleets.iter().find(|(_, fleet)| fleet.fleet_id == *fleet_id);
-            // It takes no new nodes from now on, and goes when the instances of the last ones have ended.
+            // It takes no new nodes from now on, and goes with its last one.
             if let Some((stem, fleet)) = current.map(|(stem, fleet)| (stem.clone(), fleet.clone()))
                 && !stem.contains('@')
             {
                 self.retire(&stem, fleet, "an administrator deletes it");
             }
-            for node in &nodes {
-                self.end_fleet_of(node);
-            }
-            self.unbind(&nodes, "its fleet is deleted by an administrator");
-            if !nodes.is_empty() {
-                self.reports.add(reason("FleetDeleted", "its fleet was deleted by an administrator"), nodes);
-            }
+            power_down.extend(nodes);
         }
+        if power_down.is_empty() {
+            return;
+        }
+        // What Slurm runs there may be newer than our last look: POWER_DOWN waits for jobs, and the instances and their
+        // fleets go when Slurm has the nodes down.
+        let update = NodeUpdate {
+            names: power_down,
+            state: Some(NodeStateChange::PowerDown),
+            ..NodeUpdate::default()
+        };
+        self.slurm_call(Purpose::Mind, SlurmRequest::UpdateNodes(update));
     }
 }

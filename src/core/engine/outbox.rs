@@ -107,7 +107,7 @@ pub(super) enum Purpose {
         intent: Option<u64>,
         group: ActionGroup,
     },
-    /// What a sleeping or waking node needs from slurmctld.
+    /// What a sleeping or waking node, or one whose fleet is to go, needs from slurmctld.
     Mind,
 }
 

@@ -195,6 +195,25 @@ impl Emulator {
         Ok(volumes)
     }
 
+    /// Maintain fleets with their states (`active`, `modifying`, `deleted` …).
+    pub fn fleets(&self) -> Outcome<BTreeMap<String, String>> {
+        let text = self.query("DescribeFleets", &[])?;
+        let fleets = text.split("<fleetId>").skip(1).map(|part| {
+            let id = part.split('<').next().unwrap_or_default();
+            (id.to_owned(), element(part, "fleetState").unwrap_or_default().to_owned())
+        });
+        Ok(fleets.collect())
+    }
+
+    /// As [`Self::create_launch_template`]: the next version of it, which `$Latest` is from now on.
+    pub fn create_launch_template_version(&self, name: &str, data: &[(&str, &str)]) -> Outcome<()> {
+        let more: Vec<(String, &str)> =
+            data.iter().map(|(key, value)| (format!("LaunchTemplateData.{key}"), *value)).collect();
+        let mut parameters = vec![("LaunchTemplateName", name), ("SourceVersion", "1")];
+        parameters.extend(more.iter().map(|(key, value)| (key.as_str(), *value)));
+        self.query("CreateLaunchTemplateVersion", &parameters).map(drop)
+    }
+
     /// Capacity reservations that are in force.
     pub fn reservations(&self) -> Outcome<usize> {
         Ok(self.query("DescribeCapacityReservations", &[])?.matches("<state>active<").count())
@@ -214,6 +233,10 @@ impl Emulator {
     pub fn create_tag(&self, resource: &str, key: &str, value: &str) -> Outcome<()> {
         self.query("CreateTags", &[("ResourceId.1", resource), ("Tag.1.Key", key), ("Tag.1.Value", value)])
             .map(drop)
+    }
+
+    pub fn delete_tag(&self, resource: &str, key: &str) -> Outcome<()> {
+        self.query("DeleteTags", &[("ResourceId.1", resource), ("Tag.1.Key", key)]).map(drop)
     }
 }
 
