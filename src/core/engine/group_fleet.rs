@@ -675,6 +675,13 @@ impl Engine {
         let before_raise = state.before_raise.take().is_some_and(|until| until > now);
         let Some(fleet) = self.persisted.group_fleets.get(stem).cloned() else { return };
         instances.retain(|instance| instance.tags.get(FLEET_ID) == Some(&fleet.fleet_id));
+        let waiting: Vec<String> = self
+            .group_states
+            .get(stem)
+            .map(|state| state.awaiting.keys().cloned().collect())
+            .unwrap_or_default();
+        let waiting: Vec<String> = waiting.into_iter().filter(|node| self.wants_instance(node)).collect();
+        self.note_seen(&instances, &waiting, before_raise);
         let known = self.slurm.is_known() && self.view_ready(account);
         if known {
             self.adopt(account, &mut Strangers::of(&instances));
@@ -696,35 +703,32 @@ impl Engine {
         let mut free: Vec<Instance> = instances
             .into_iter()
             .filter(|instance| {
-                matches!(instance.state, InstanceState::Pending | InstanceState::Running)
-                    && instance.private_ip.is_some()
+                !instance.state.is_ended()
                     && self.is_stray(&instance.id)
                     && !self.persisted.leaving.contains_key(&instance.id)
             })
             .collect();
         free.sort_by(|a, b| (a.launch_unix_ms, &a.id).cmp(&(b.launch_unix_ms, &b.id)));
-        let waiting: Vec<String> = self
-            .group_states
-            .get(stem)
-            .map(|state| state.awaiting.keys().cloned().collect())
-            .unwrap_or_default();
-        let waiting: Vec<String> = waiting.into_iter().filter(|node| self.wants_instance(node)).collect();
+        let waiting = waiting.into_iter().filter(|node| self.wants_instance(node)).collect();
         // Behind an address where Slurm runs a job nothing is new and nothing is spare, whatever we believe.
         let busy = busy_addresses(&self.nodes);
         let before = free.len();
         free.retain(|instance| instance.private_ip.as_deref().is_none_or(|addr| !busy.contains(addr)));
         let clear = free.len() == before;
-        // What was told a node's name runs under it to its end, and is of no use to another node.
-        let (named, free): (Vec<_>, Vec<_>) = free
-            .into_iter()
-            .partition(|instance| was_named(instance) || self.ended.contains_key(&instance.id));
-        self.note_seen(&free, &waiting, before_raise);
+        // What was told a node's name runs under it to its end, and is of no use to another node; nor is what EC2 put to sleep
+        // before it had one.
+        let (past, free): (Vec<_>, Vec<_>) = free.into_iter().partition(|instance| {
+            matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped)
+                || was_named(instance)
+                || self.ended.contains_key(&instance.id)
+        });
+        let free = free.into_iter().filter(|instance| instance.private_ip.is_some()).collect();
         let (pairs, rest) = self.pair(waiting, free);
         // Nobody's on two looks in a row, while EC2 is not changing the fleet: launched beside a sleeping one, or
         // for a node that was suspended meanwhile.
-        let named: BTreeSet<String> = named.into_iter().map(|instance| instance.id).collect();
+        let past: BTreeSet<String> = past.into_iter().map(|instance| instance.id).collect();
         let spare: BTreeSet<String> =
-            rest.into_iter().map(|instance| instance.id).chain(named.iter().cloned()).collect();
+            rest.into_iter().map(|instance| instance.id).chain(past.iter().cloned()).collect();
         let Some(state) = self.group_states.get_mut(stem) else { return };
         for (node, instance) in &pairs {
             state.awaiting.remove(node);
@@ -743,19 +747,21 @@ impl Engine {
         state.look = false;
         state.clear = clear && known;
         self.bind(account, None, pairs, 0);
-        let (past, surplus) = surplus.into_iter().partition(|id| named.contains(id));
+        let (past, surplus) = surplus.into_iter().partition(|id| past.contains(id));
         self.end_past(account, stem, &fleet, past);
         self.end_surplus(account, stem, fleet, surplus, asleep);
     }
 
     /// Since when instances are known that no node has: with the list before a raise, since before anybody waited.
-    fn note_seen(&mut self, free: &[Instance], waiting: &[String], before_raise: bool) {
+    fn note_seen(&mut self, instances: &[Instance], waiting: &[String], before_raise: bool) {
         let began = waiting.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since).min();
         let seen = match began {
             Some(began) if before_raise => began.saturating_sub(1),
             _ => self.now.mono_ms,
         };
-        for instance in free {
+        let strays: Vec<&Instance> =
+            instances.iter().filter(|it| !it.state.is_ended() && self.is_stray(&it.id)).collect();
+        for instance in strays {
             self.orphans.entry(instance.id.clone()).or_insert(seen);
         }
     }
@@ -775,13 +781,16 @@ impl Engine {
         (pairs, rest)
     }
 
-    /// End instances that earlier nodes left behind. Whoever waits gets what EC2 launches instead.
+    /// End instances that can be no node any more. Whoever waits gets what EC2 launches instead.
     fn end_past(&mut self, account: &Account, key: &str, fleet: &GroupFleet, past: Vec<String>) {
         if past.is_empty() {
             return;
         }
-        let text =
-            format!("{} instances of fleet {} ran as nodes that have left them", past.len(), fleet.fleet_id);
+        let text = format!(
+            "{} instances of fleet {} have no node, and ran as one or fell asleep before",
+            past.len(),
+            fleet.fleet_id
+        );
         let fact = self.new_fact(FactKind::OrphanTerminated, text).group(stem_of_key(key));
         self.fact(fact.instances(past.iter().cloned()));
         for id in past {

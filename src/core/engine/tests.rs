@@ -1606,6 +1606,11 @@ fn what_a_group_fleet_holds_before_a_power_up_is_not_given_to_the_node() {
     // and slurmctld would not let it register.
     bench.instances[0].state = InstanceState::Terminated;
     GroupEc2::launch(&mut bench, "fleet-g", "i-early");
+    // The address that the node had before, by chance.
+    let addr = bench.instances.last().unwrap().private_ip.clone().unwrap();
+    bench.set_slurm("p-g-2", NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN));
+    bench.slurm.last_mut().unwrap().addr = addr;
+    bench.answer_views();
     bench.wake(&["p-g-2"]);
     assert_eq!(ec2.targets, [2], "the list comes before the raise");
     ec2.run(&mut bench, 5);
@@ -1640,6 +1645,22 @@ fn what_ec2_launches_for_a_member_that_ended_or_fell_asleep_before_it_was_up_is_
         ec2.run(&mut bench, 130);
         assert_eq!(ec2.terminated, ["i-2"], "{state:?}");
     }
+}
+
+#[test]
+fn an_instance_that_fell_asleep_before_it_had_a_node_is_ended_and_the_target_stays() {
+    let (mut bench, mut ec2) = group_scope();
+    bench.wake(&["p-g-2"]);
+    ec2.run(&mut bench, 5);
+    GroupEc2::launch(&mut bench, "fleet-g", "i-asleep");
+    bench.instances.last_mut().unwrap().state = InstanceState::Stopping;
+    GroupEc2::launch(&mut bench, "fleet-g", "i-2");
+    ec2.run(&mut bench, 10);
+    assert_eq!(
+        (bench.bound("p-g-2"), ec2.terminated.as_slice()),
+        (Some("i-2"), ["i-asleep".into()].as_slice())
+    );
+    assert_eq!(ec2.targets, [2, 3]);
 }
 
 #[test]
