@@ -66,7 +66,7 @@ impl Engine {
     }
 
     /// Bound instances whose private address is another than before.
-    fn follow_addresses(&mut self, moved: Vec<(Binding, String)>) {
+    pub(super) fn follow_addresses(&mut self, moved: Vec<(Binding, String)>) {
         if moved.is_empty() {
             return;
         }

@@ -107,8 +107,42 @@ impl Engine {
         self.sleep_watch_in_flight = self.sleep_watch_in_flight.saturating_sub(1);
         // An unanswered question changes nothing: who sleeps sleeps on, who is awake is left to Slurm.
         let Ok(CloudReply::Instances(instances)) = result else { return };
+        let mut moved = Vec::new();
         for instance in &instances {
             self.note_instance_state(instance);
+            // It may have come back with another address, under which alone its slurmd answers.
+            let binding = self.index.owner(&instance.id).and_then(|node| self.persisted.bindings.get(node));
+            if let (Some(binding), Some(addr)) = (binding, &instance.private_ip)
+                && instance.state == InstanceState::Running
+                && binding.addr != *addr
+            {
+                moved.push((binding.clone(), addr.clone()));
+            }
+        }
+        self.follow_addresses(moved);
+    }
+
+    /// slurmctld has these nodes' addresses: where an instance is back from sleep, its slurmd could not be reached before.
+    pub(super) fn reach_woken(&mut self, nodes: &[String]) {
+        let mut reached = Vec::new();
+        for node in nodes {
+            if !self.woken.contains(node) && !self.overdue.contains_key(node) {
+                continue;
+            }
+            self.overdue.remove(node);
+            self.expect_answer(node);
+            reached.push(node.clone());
+        }
+        if !reached.is_empty() {
+            self.slurm_call(Purpose::Mind, SlurmRequest::KeepResponding { nodes: reached });
+        }
+    }
+
+    /// From now on slurmd has WakeTimeoutSec to answer.
+    fn expect_answer(&mut self, node: &str) {
+        if let Some((group, _)) = self.site.locate(node) {
+            let patience = u64::from(group.hibernation.wake_timeout_s) * 1000;
+            self.woken.set(node.to_owned(), self.now.mono_ms + patience);
         }
     }
 
@@ -165,10 +199,7 @@ impl Engine {
         if let Some(n) = self.nodes.get_mut(node) {
             n.flags = n.flags.without(NodeFlags::DRAIN);
         }
-        if let Some((group, _)) = self.site.locate(node) {
-            let patience = u64::from(group.hibernation.wake_timeout_s) * 1000;
-            self.woken.set(node.to_owned(), self.now.mono_ms + patience);
-        }
+        self.expect_answer(node);
         let ms = slept.map_or(0, |sleep| self.now.since(sleep.since));
         let text = format!("the instance of {node} runs again after {} s asleep", ms / 1000);
         self.fact(self.new_fact(FactKind::NodeAwake, text).nodes([node]).after_ms(ms));

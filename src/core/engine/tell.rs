@@ -123,6 +123,7 @@ impl Engine {
                     .nodes(&nodes)
                     .after_ms(self.waited(&nodes));
                 self.fact(fact);
+                self.reach_woken(&nodes);
                 self.record(Record::Told { nodes });
             }
             Err(error) => {

@@ -741,6 +741,8 @@ impl Bench {
         let (call, _) = bench.take("DescribeInstances").expect("the fleet is polled");
         bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(vec![instance])) });
         assert_eq!(bench.bound("p-g-0"), Some("i-0"));
+        let (call, _) = bench.take_update().expect("the address is told");
+        bench.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
         let (_, tags) = bench.take("CreateTags").expect("the instance gets all tags");
         let CloudRequest::CreateTags { tags, .. } = tags else { unreachable!() };
         assert_eq!((tags[tag::CLUSTER].as_str(), tags[tag::NODE].as_str()), ("c", "p-g-0"));
@@ -914,6 +916,38 @@ fn a_node_that_sleeps_again_before_its_slurmd_answered_is_not_given_up() {
             "after {second} s"
         );
     }
+}
+
+#[test]
+fn a_new_address_after_a_sleep_is_told_without_a_list_and_the_slurmd_there_has_its_own_time_to_answer() {
+    let mut bench = Bench::sleeper();
+    bench.look(InstanceState::Stopped);
+    bench.tick(600_000);
+    bench.look(InstanceState::Running);
+    bench.requests();
+    // No list is answered, and the first looks still show the address before the sleep.
+    bench.tick(250_000);
+    bench.instances[0].private_ip = Some("10.9.9.9".into());
+    bench.look(InstanceState::Running);
+    bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::NOT_RESPONDING));
+    let told = std::iter::from_fn(|| bench.take_update())
+        .find(|(_, update)| update.addrs.as_deref() == Some(["10.9.9.9".to_owned()].as_slice()));
+    let (call, _) = told.expect("the address is told");
+    bench.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
+    bench.slurm[0].addr = "10.9.9.9".into();
+    let mut down_after = None;
+    for second in 1..400 {
+        bench.tick(1_000);
+        bench.answer_views();
+        let down = bench.requests().iter().any(|request| {
+            matches!(request, SlurmRequest::UpdateNodes(update)
+                if update.state == Some(NodeStateChange::PowerDownForce))
+        });
+        if down {
+            down_after.get_or_insert(second);
+        }
+    }
+    assert!(down_after.is_some_and(|second| (299..320).contains(&second)), "{down_after:?}");
 }
 
 #[test]

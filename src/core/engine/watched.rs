@@ -35,6 +35,14 @@ impl<K: Clone + Ord> Agenda<K> {
         }
     }
 
+    pub(super) fn contains<Q>(&self, key: &Q) -> bool
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: Ord + ?Sized,
+    {
+        self.at.contains_key(key)
+    }
+
     /// Take out what is due by `now`, in the order of the keys.
     pub(super) fn take_due(&mut self, now: u64) -> BTreeSet<K> {
         let mut due = BTreeSet::new();
