@@ -22,6 +22,8 @@ pub struct Checks {
     unwanted: BTreeMap<usize, Unwanted>,
     /// Since when this maintain fleet serves no node or group that Slurm wants.
     unwanted_fleets: BTreeMap<usize, Unwanted>,
+    /// Since when the target of this group's fleet is not what Slurm wants.
+    off_target: BTreeMap<usize, u64>,
     /// The node that each instance was bound to last.
     last_node: BTreeMap<String, String>,
     /// Bindings at the last look.
@@ -107,6 +109,12 @@ impl World {
             if !machine.is_alive(self.k.now) {
                 continue;
             }
+            if machine.is_asleep(self.k.now)
+                && !self.checks.asked.contains(id)
+                && let Some(node) = self.kept_by(id)
+            {
+                self.k.violate(|| format!("{id} is asleep and ended, though {node} is up on it"));
+            }
             if let Some(node) = self.slurm.runs_on(number)
                 && !node.suspended
                 && !self.checks.asked.contains(id)
@@ -127,6 +135,15 @@ impl World {
         }
     }
 
+    /// The node that is up on this instance, as the acting controller has it.
+    fn kept_by(&self, id: &str) -> Option<String> {
+        let driver = self.controllers[self.acting()?].driver.as_ref()?;
+        let mut bindings = driver.engine.persisted().bindings.values();
+        let node = bindings.find(|binding| binding.instance_id == id).map(|binding| &binding.node)?;
+        let up = self.slurm.find(node).is_some_and(|index| self.slurm.state.nodes[index].is_up());
+        up.then(|| node.clone())
+    }
+
     /// Instances that a call ends.
     fn ended_by(&self, request: &CloudRequest) -> Vec<String> {
         let now = self.k.now;
@@ -145,6 +162,12 @@ impl World {
                 .filter(|machine| machine.is_asleep(now))
                 .map(|machine| machine.id.clone())
                 .collect(),
+            CloudRequest::ModifyFleet { fleet_id, target, terminate_excess: true, .. } => {
+                let fleet = self.ec2.fleet(fleet_id);
+                let members = fleet.into_iter().flat_map(|fleet| self.ec2.in_fleet(fleet));
+                let excess = members.skip(*target as usize);
+                excess.map(|number| self.ec2.machines[number].id.clone()).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -417,6 +440,7 @@ impl World {
             }
         }
         self.look_at_fleets(orphan_ms);
+        self.look_at_targets();
         for (id, powered_down, waited) in late {
             let seconds = waited / 1000;
             self.k.violate(|| {
@@ -467,6 +491,52 @@ impl World {
                 late.push(format!("{} exists {} s after {what} needed it", fleet.id, waited / 1000));
             }
         }
+        for text in late {
+            self.k.violate(|| text);
+        }
+    }
+
+    /// The target of a group's fleet follows the nodes: EC2 keeps nothing that Slurm does not want, and launches for each node
+    /// that waits.
+    fn look_at_targets(&mut self) {
+        let now = self.k.now;
+        let Some(driver) = self.acting().and_then(|host| self.controllers[host].driver.as_ref()) else {
+            return;
+        };
+        let (mut off, mut late) = (BTreeMap::new(), Vec::new());
+        for (stem, known) in &driver.engine.persisted().group_fleets {
+            let Some(number) = self.ec2.fleet(&known.fleet_id) else { continue };
+            let fleet = &self.ec2.fleets[number];
+            let Some(group) = self.slurm.plan.site.groups().iter().position(|group| group.stem() == *stem)
+            else {
+                continue;
+            };
+            let (mut most, mut least) = (0, 0);
+            for node in self.slurm.state.nodes.iter().filter(|node| node.group == group && !node.suspended) {
+                most += 1;
+                let bound =
+                    driver.engine.binding(&node.name).and_then(|it| self.ec2.machine(&it.instance_id));
+                least += u32::from(match bound {
+                    Some(number) => self.ec2.machines[number].is_awake(now),
+                    None => node.is_waking() && !node.flags.has(NodeFlags::POWER_DOWN),
+                });
+            }
+            let target = fleet.target();
+            if !fleet.is_active() || (least..=most).contains(&target) {
+                continue;
+            }
+            let since = self.checks.off_target.get(&number).copied().unwrap_or(now);
+            off.insert(number, since);
+            let waited = now.saturating_sub(since.max(self.k.chaos.disturbed_until));
+            if waited > SLACK_MS {
+                late.push(format!(
+                    "{} has had target {target} for {} s, and Slurm wants {least} to {most} instances",
+                    fleet.id,
+                    waited / 1000
+                ));
+            }
+        }
+        self.checks.off_target = off;
         for text in late {
             self.k.violate(|| text);
         }

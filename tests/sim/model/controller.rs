@@ -590,25 +590,53 @@ impl World {
             (Mutant::ForgottenFleetDelete, CloudRequest::DeleteFleets { ids, .. }) => {
                 Some(CloudReply::Deleted { deleted: ids.clone(), failed: Vec::new() })
             }
+            (Mutant::NotLowered, CloudRequest::ModifyFleet { fleet_id, target, .. }) => {
+                let fleet = self.ec2.fleet(fleet_id).map(|number| &self.ec2.fleets[number])?;
+                (fleet.target() > *target).then_some(CloudReply::Modified)
+            }
             _ => None,
         }
     }
 
     /// The request as a planted bug would have written it, down to the journal.
     fn mutate_at_ec2(&mut self, mut request: CloudRequest) -> CloudRequest {
-        if let (
-            Some(Mutant::TargetRaisedTwice),
-            CloudRequest::ModifyFleet { fleet_id, target, spot_target, on_demand_target, .. },
-        ) = (self.mutant, &mut request)
-            && let Some(fleet) = self.ec2.fleet(fleet_id).map(|number| &self.ec2.fleets[number])
-            && fleet.target() == *target
-        {
-            // It says "so many more", and says it again when the first answer was lost.
-            let more = if fleet.spot_target == *spot_target { spot_target } else { on_demand_target };
-            *more += 1;
-            *target += 1;
+        match (self.mutant, &mut request) {
+            (
+                Some(Mutant::TargetRaisedTwice),
+                CloudRequest::ModifyFleet { fleet_id, target, spot_target, on_demand_target, .. },
+            ) => {
+                let fleet = self.ec2.fleet(fleet_id).map(|number| &self.ec2.fleets[number]);
+                if let Some(fleet) = fleet.filter(|fleet| fleet.target() == *target) {
+                    // It says "so many more", and says it again when the first answer was lost.
+                    let more = if fleet.spot_target == *spot_target { spot_target } else { on_demand_target };
+                    *more += 1;
+                    *target += 1;
+                }
+            }
+            (Some(Mutant::ExcessTerminated), CloudRequest::ModifyFleet { terminate_excess, .. }) => {
+                *terminate_excess = true;
+            }
+            (Some(Mutant::SleeperIsSurplus), CloudRequest::TerminateInstances { ids }) => {
+                for id in ids {
+                    if let Some(sleeper) = self.sleeper_beside(id) {
+                        *id = sleeper;
+                    }
+                }
+            }
+            _ => {}
         }
         request
+    }
+
+    /// A sleeping instance of the fleet of this one, which serves no node.
+    fn sleeper_beside(&self, id: &str) -> Option<String> {
+        let number = self.ec2.machine(id)?;
+        let fleet = self.ec2.machines[number].fleet?;
+        if self.was_powered_down(id) {
+            return None;
+        }
+        let mut others = self.ec2.in_fleet(fleet).map(|other| &self.ec2.machines[other]);
+        others.find(|other| other.is_asleep(self.k.now)).map(|other| other.id.clone())
     }
 
     /// A request arrives at EC2.

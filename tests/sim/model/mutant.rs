@@ -48,10 +48,16 @@ pub enum Mutant {
     ThrottledMeansModified,
     /// A fleet that is to be deleted is forgotten.
     ForgottenFleetDelete,
+    /// A group's fleet is not lowered before the instances of suspended nodes end.
+    NotLowered,
+    /// The target is lowered with termination: EC2 chooses who goes.
+    ExcessTerminated,
+    /// Of a sleeping instance and the one that EC2 launched in its place, the sleeping one is taken for surplus.
+    SleeperIsSurplus,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::NoSyncBeforeCall,
         Self::NewTokenOnRetry,
         Self::EmptyOnFailedDescribe,
@@ -68,5 +74,10 @@ impl Mutant {
         Self::SleepMeansEnded,
         Self::NotKeptAlive,
         Self::ForgottenFleetDelete,
+        Self::TargetRaisedTwice,
+        Self::ThrottledMeansModified,
+        Self::NotLowered,
+        Self::ExcessTerminated,
+        Self::SleeperIsSurplus,
     ];
 }

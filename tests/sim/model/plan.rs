@@ -33,8 +33,11 @@ impl Scenario {
 
     fn draw(rng: &mut fastrand::Rng) -> Self {
         match rng.u8(0..12) {
-            0..=7 => Self::Launch,
-            _ => Self::MaintainNode,
+            0..=6 => Self::Launch,
+            7..=8 => Self::MaintainNode,
+            9..=10 => Self::MaintainGroup,
+            // A night takes eight times as long as another run.
+            _ => [Self::HibernationNight, Self::SpotStorm, Self::SpotStorm][rng.usize(0..3)],
         }
     }
 
