@@ -42,6 +42,16 @@ impl SlurmView {
     pub(super) fn is_known(&self) -> bool {
         self.known
     }
+
+    /// Its nodes are to be loaded again, whether EC2 has been listed or not.
+    pub(super) fn is_asked_again(&self) -> bool {
+        self.again
+    }
+
+    pub(super) fn ask_again(&mut self, at: u64) {
+        self.again = true;
+        self.next_at = self.next_at.max(at);
+    }
 }
 
 impl Engine {

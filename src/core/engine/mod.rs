@@ -244,6 +244,7 @@ impl Engine {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.slurm.is_known()
+            && !self.slurm.is_asked_again()
             && self.views_ready()
             && self.calls.is_empty()
             && self.outbox.is_empty()
@@ -374,7 +375,7 @@ impl Engine {
             | Purpose::Tell { .. }
             | Purpose::Report { .. }
             | Purpose::Weigh { .. }
-            | Purpose::Reset => {}
+            | Purpose::Reset { .. } => {}
         }
     }
 
@@ -392,8 +393,8 @@ impl Engine {
             Purpose::Tell { nodes } => self.take_told(nodes, result),
             Purpose::Report { reason, nodes } => self.take_reported(reason, nodes, result),
             Purpose::Weigh { nodes, weight, round } => self.take_weighed(nodes, weight, round, result),
-            Purpose::Reset
-            | Purpose::StartJobs
+            Purpose::Reset { nodes } => self.take_reset(&nodes, result),
+            Purpose::StartJobs
             | Purpose::Create { .. }
             | Purpose::DescribeLaunch { .. }
             | Purpose::List { .. }

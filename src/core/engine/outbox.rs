@@ -61,7 +61,9 @@ pub(super) enum Purpose {
         weight: u32,
         round: u64,
     },
-    Reset,
+    Reset {
+        nodes: Vec<String>,
+    },
     /// Jobs that wait for nodes which have registered.
     StartJobs,
     /// Instances of fleets that are still empty.
@@ -133,7 +135,7 @@ impl Purpose {
             | Self::Tell { .. }
             | Self::Report { .. }
             | Self::Weigh { .. }
-            | Self::Reset
+            | Self::Reset { .. }
             | Self::StartJobs
             | Self::Mind => None,
         }

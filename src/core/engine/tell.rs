@@ -9,7 +9,9 @@ use super::{Desire, Engine, PowerSource};
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
 use crate::core::record::Record;
-use crate::core::slurm_api::{NodeBase, NodeFlags, NodeStateChange, NodeUpdate, SlurmRequest, SlurmResult};
+use crate::core::slurm_api::{
+    NodeBase, NodeFlags, NodeStateChange, NodeUpdate, SlurmError, SlurmRequest, SlurmResult,
+};
 
 /// Reasons of ours begin with this, so that a node we took down is known again.
 pub const REASON_PREFIX: &str = "ec2fleet: ";
@@ -22,6 +24,9 @@ const START_JOBS_DELAY_MS: u64 = 500;
 
 /// A stuck node is not reset more often than this.
 const RESET_INTERVAL_MS: u64 = 60_000;
+
+/// How soon that is tried again which did not reach slurmctld.
+const RESET_RETRY_MS: u64 = 5_000;
 
 /// The reason that Slurm shows for a node which EC2 could not give.
 #[must_use]
@@ -253,6 +258,7 @@ impl Engine {
             return;
         }
         let now = self.now.mono_ms;
+        let names = nodes.clone();
         for name in &nodes {
             self.nodes.entry(name.clone()).or_default().reset_at = Some(now);
         }
@@ -261,7 +267,20 @@ impl Engine {
         );
         let update =
             NodeUpdate { names: nodes, state: Some(NodeStateChange::Resume), ..NodeUpdate::default() };
-        self.slurm_call(Purpose::Reset, SlurmRequest::UpdateNodes(update));
+        self.slurm_call(Purpose::Reset { nodes: names }, SlurmRequest::UpdateNodes(update));
+    }
+
+    /// slurmctld could not be reached: asked for anew after a look at the nodes, which a pass without a plugin waits for.
+    pub(super) fn take_reset(&mut self, nodes: &[String], result: SlurmResult) {
+        if !matches!(result, Err(SlurmError::Unreachable { .. })) {
+            return;
+        }
+        for name in nodes {
+            if let Some(node) = self.nodes.get_mut(name) {
+                node.reset_at = None;
+            }
+        }
+        self.slurm.ask_again(self.now.mono_ms + RESET_RETRY_MS);
     }
 }
 

@@ -663,6 +663,27 @@ fn a_node_stuck_down_after_resume_timeout_is_brought_back_and_others_are_not() {
 }
 
 #[test]
+fn a_reset_that_did_not_reach_slurmctld_is_tried_again_before_a_pass_ends() {
+    let mut bench = Bench::ready();
+    assert!(bench.engine.is_idle());
+    bench.set_slurm("p-g-0", NodeBase::Down, NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN));
+    bench.slurm[0].reason = Some("ResumeTimeout reached".into());
+    bench.rescan(60);
+    let (call, _) = bench.take_update().expect("the node is reset");
+    let unreachable = crate::core::slurm_api::SlurmError::Unreachable {
+        what: "update".into(),
+        message: "no answer".into(),
+    };
+    bench.give(Event::SlurmAnswered { call, result: Err(unreachable) });
+    assert!(!bench.engine.is_idle());
+    bench.rescan(6);
+    let (call, update) = bench.take_update().expect("and again");
+    assert_eq!((update.names, update.state), (vec!["p-g-0".to_owned()], Some(NodeStateChange::Resume)));
+    bench.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
+    assert!(bench.engine.is_idle());
+}
+
+#[test]
 fn a_node_closed_for_a_sleep_is_opened_when_it_is_powered_down_and_others_are_not() {
     let mut bench = Bench::ready();
     let closed = NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN).with(NodeFlags::DRAIN);
