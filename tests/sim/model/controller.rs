@@ -21,11 +21,14 @@ use super::disk::{self, Disk, Handle};
 use super::ec2;
 use super::kernel::Action;
 use super::mutant::Mutant;
-use super::plan::CLUSTER;
+use super::plan::{CLUSTER, Scenario};
 use super::world::World;
 
 /// How long an EC2 call may take before the caller gives up.
 const CALL_TIMEOUT_MS: u64 = 30_000;
+
+/// How long a program waits for another one's pass (`runtime::standalone`).
+const PROGRAM_PATIENCE_MS: u64 = 60_000;
 
 /// One process; `life` tells its incarnations apart.
 #[derive(Default)]
@@ -106,8 +109,58 @@ impl World {
         k.note(|| format!("slurmctld starts on host {host}"));
         self.slurm.start(k, host);
         let delay = k.between(10, 2_000);
-        k.after(delay, Action::Open { host, life });
+        if !self.has_no_plugin() {
+            self.k.after(delay, Action::Open { host, life });
+        }
         self.ask_to_register();
+    }
+
+    /// slurmctld has programs and no plugin.
+    fn has_no_plugin(&self) -> bool {
+        self.slurm.plan.scenario == Scenario::Programs
+    }
+
+    /// A program waits for the pass before it, and does its own, as `runtime::standalone` does.
+    pub fn run_program(&mut self, host: usize, event: Box<Event>, until: u64) {
+        if self.slurm.host != Some(host) {
+            return;
+        }
+        let Some(epoch) = disk::take_fence(&self.disk) else {
+            if self.k.now < until {
+                let delay = self.k.between(50, 500);
+                self.k.after(delay, Action::RunProgram { host, event, until });
+            }
+            return;
+        };
+        let life = self.new_life();
+        let clock_origin = self.k.rng.u64(0..=self.k.now);
+        self.controllers[host] = Controller { life, clock_origin, epoch, ..Controller::default() };
+        let patience = u64::from(self.slurm.plan.site.settings.resume_timeout_s) * 1000 + 60_000;
+        if !self.last_pass {
+            self.k.after(patience, Action::PassEnds { host, life });
+        }
+        if self.open_journal(host, epoch, PowerSource::Requests) {
+            self.deliver(host, *event);
+        }
+    }
+
+    pub fn run_last_pass(&mut self) {
+        self.last_pass = true;
+        let Some(host) = self.slurm.host else { return };
+        let event = Box::new(Event::SuspendRequested { nodes: Vec::new() });
+        self.run_program(host, event, u64::MAX);
+    }
+
+    /// A program has done what was due, or its time is over. What is open is in the journal.
+    pub fn end_pass(&mut self, host: usize) {
+        if self.last_pass || self.controllers[host].driver.is_none() {
+            return;
+        }
+        self.k.note(|| format!("the pass on host {host} ends"));
+        self.give_up_fence_of(host);
+        let life = self.new_life();
+        self.controllers[host] = Controller::of(life);
+        self.forget_bindings(host);
     }
 
     /// Take the fence and open the journal, or try again later.
@@ -126,6 +179,15 @@ impl World {
             return;
         };
         self.controllers[host].epoch = epoch;
+        if self.open_journal(host, epoch, PowerSource::Watch) {
+            self.deliver(host, Event::Tick);
+            self.plan_poll(host, true);
+        }
+    }
+
+    /// True if the engine runs.
+    fn open_journal(&mut self, host: usize, epoch: u64, source: PowerSource) -> bool {
+        let life = self.controllers[host].life;
         let opened = match Journal::open(
             Handle::new(&self.disk, (self.mutant != Some(Mutant::NoFence)).then_some(epoch)),
             CLUSTER,
@@ -136,17 +198,14 @@ impl World {
                 self.give_up_fence(epoch);
                 if self.disk.borrow().died {
                     self.kill(host, true);
-                } else {
+                } else if source == PowerSource::Watch {
                     self.k.after(5_000, Action::Open { host, life });
                 }
-                return;
+                return false;
             }
         };
-        let options = EngineOptions {
-            source: PowerSource::Watch,
-            nonce: format!("{:08x}", self.k.rng.u32(..)),
-            seed: self.k.rng.u64(..),
-        };
+        let options =
+            EngineOptions { source, nonce: format!("{:08x}", self.k.rng.u32(..)), seed: self.k.rng.u64(..) };
         let mut state = opened.state;
         if self.mutant == Some(Mutant::ForgetsOpenIntents) {
             state.open.clear();
@@ -166,8 +225,7 @@ impl World {
         controller.driver = Some(driver);
         self.forget_bindings(host);
         self.k.note(|| format!("controller {host} acts (fence {epoch})"));
-        self.deliver(host, Event::Tick);
-        self.plan_poll(host, true);
+        true
     }
 
     fn site_for_engine(&self) -> Arc<Site> {
@@ -271,6 +329,10 @@ impl World {
             }
             self.begin(host, effect);
         }
+        let done = self.controllers[host].driver.as_ref().is_some_and(|driver| driver.engine.is_idle());
+        if done && self.has_no_plugin() {
+            self.end_pass(host);
+        }
         self.plan_wake(host);
     }
 
@@ -336,7 +398,9 @@ impl World {
         self.k.chaos.disturb(self.k.now);
         let life = self.controllers[host].life;
         self.controllers[host].driver = None;
-        self.k.after(1_000, Action::Open { host, life });
+        if !self.has_no_plugin() {
+            self.k.after(1_000, Action::Open { host, life });
+        }
     }
 
     // --- slurmctld ---
@@ -413,15 +477,16 @@ impl World {
     pub fn watch(&mut self) {
         let Some(host) = self.slurm.host else { return };
         let programs = std::mem::take(&mut self.slurm.programs);
-        if self.controllers[host].driver.is_none() {
+        let no_plugin = self.has_no_plugin();
+        if self.controllers[host].driver.is_none() && !no_plugin {
             return;
         }
         let life = self.controllers[host].life;
-        if self.controllers[host].seen_changes != self.slurm.changes {
+        if self.controllers[host].seen_changes != self.slurm.changes && !no_plugin {
             self.plan_poll(host, false);
         }
         for program in programs {
-            if self.k.strikes(Fault::LostRequestOfSlurm, 0.2) {
+            if !no_plugin && self.k.strikes(Fault::LostRequestOfSlurm, 0.2) {
                 continue;
             }
             use super::slurmctld::Program;
@@ -431,7 +496,13 @@ impl World {
                 Program::ResumeFail(nodes) => Event::ResumeFailed { nodes },
             };
             let delay = self.k.between(5, 3_000);
-            self.k.after(delay, Action::Deliver { host, life, event: Box::new(event) });
+            let event = Box::new(event);
+            if no_plugin {
+                let until = self.k.now + delay + PROGRAM_PATIENCE_MS;
+                self.k.after(delay, Action::RunProgram { host, event, until });
+            } else {
+                self.k.after(delay, Action::Deliver { host, life, event });
+            }
         }
     }
 

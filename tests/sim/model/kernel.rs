@@ -20,6 +20,19 @@ pub enum Action {
         host: usize,
         life: u64,
     },
+    /// slurmctld runs one of its programs, which waits for the fence until then.
+    RunProgram {
+        host: usize,
+        event: Box<Event>,
+        until: u64,
+    },
+    /// The time of a program's pass is over.
+    PassEnds {
+        host: usize,
+        life: u64,
+    },
+    /// A program that stays to the end.
+    LastPass,
     /// The engine's deadline.
     Wake {
         host: usize,

@@ -25,11 +25,19 @@ pub enum Scenario {
     HibernationNight,
     /// Whole pools of Spot instances are taken back at once.
     SpotStorm,
+    /// slurmctld has no plugin: ResumeProgram, SuspendProgram and ResumeFailProgram do the work, each in a pass of its own.
+    Programs,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 5] =
-        [Self::Launch, Self::MaintainNode, Self::MaintainGroup, Self::HibernationNight, Self::SpotStorm];
+    pub const ALL: [Self; 6] = [
+        Self::Launch,
+        Self::MaintainNode,
+        Self::MaintainGroup,
+        Self::HibernationNight,
+        Self::SpotStorm,
+        Self::Programs,
+    ];
 
     fn draw(rng: &mut fastrand::Rng) -> Self {
         match rng.u8(0..12) {
@@ -51,6 +59,7 @@ impl Scenario {
             Self::MaintainGroup if share > 0 => FleetScope::Group,
             Self::HibernationNight => maintain,
             Self::SpotStorm if share > 0 => maintain,
+            Self::Programs if share == 0 => maintain,
             _ => FleetScope::Launch,
         }
     }
@@ -137,6 +146,8 @@ fn group(
     let scope = scenario.scope(rng);
     let hibernates = spot
         && scope != FleetScope::Launch
+        // Only the plugin keeps a sleeping node responding.
+        && scenario != Scenario::Programs
         && (scenario == Scenario::HibernationNight || (scenario != Scenario::Launch && rng.bool()));
     let types = ["c5.large", "m5.large", "c6i.large"];
     NodeGroup {

@@ -31,11 +31,16 @@ pub struct World {
     pub throttled_until: u64,
     pub slurm_fails_until: u64,
     disk_refuses_until: u64,
+    /// The pass of the last program stays to the end.
+    pub last_pass: bool,
     lives: u64,
 }
 
 /// After this much quiet the last jobs are submitted: one in each group, which stay to the end.
 const SENTINELS_MS: u64 = 2_700_000;
+
+/// The last pass of a program takes this long: time to see an orphan twice.
+const LAST_PASS_MS: u64 = 900_000;
 
 impl World {
     pub fn new(mut k: Kernel, choice: Choice) -> Self {
@@ -56,6 +61,7 @@ impl World {
             throttled_until: 0,
             slurm_fails_until: 0,
             disk_refuses_until: 0,
+            last_pass: false,
             lives: 0,
             k,
         };
@@ -95,6 +101,9 @@ impl World {
         k.after(plan.chaos_ms, Action::Quiet);
         k.after(plan.chaos_ms + SENTINELS_MS, Action::Sentinels);
         k.after(plan.chaos_ms + plan.quiet_ms - 600_000, Action::CountIdle);
+        if plan.scenario == Scenario::Programs {
+            k.after(plan.chaos_ms + plan.quiet_ms - LAST_PASS_MS, Action::LastPass);
+        }
         k.after(plan.chaos_ms + plan.quiet_ms, Action::End);
         world
     }
@@ -111,6 +120,13 @@ impl World {
         match action {
             Action::Start { host } => self.start(host),
             Action::Open { host, life } => self.open(host, life),
+            Action::RunProgram { host, event, until } => self.run_program(host, event, until),
+            Action::PassEnds { host, life } => {
+                if self.is_alive(host, life) {
+                    self.end_pass(host);
+                }
+            }
+            Action::LastPass => self.run_last_pass(),
             Action::Wake { host, life } => self.wake(host, life),
             Action::Poll { host, life, full } => self.poll(host, life, full),
             Action::Serve { host, life } => self.serve(host, life),
@@ -522,6 +538,14 @@ impl World {
             let state = Some(NodeStateChange::Resume);
             let update = NodeUpdate { names: down, state, ..NodeUpdate::default() };
             let _ = self.slurm.update(&mut self.k, &update);
+        }
+        if self.slurm.plan.scenario == Scenario::Programs
+            && let Some(host) = self.slurm.host
+        {
+            // Nodes that Slurm gave up while nobody heard it are DOWN, and no job asks for them: somebody runs a program.
+            let event = Box::new(Event::SuspendRequested { nodes: Vec::new() });
+            let until = self.k.now + LAST_PASS_MS;
+            self.k.after(120_000, Action::RunProgram { host, event, until });
         }
         self.slurm.cancel_backlog();
     }
