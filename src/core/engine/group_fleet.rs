@@ -5,27 +5,22 @@
 //! until EC2 is done modifying, then end exactly the instances of the suspended nodes. The other way round EC2
 //! ends a random instance and launches another.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use super::fleet::FLEET_ID;
+use super::group_form::{digest, form_of, group_fleet_request, template_of};
 use super::outbox::Purpose;
-use super::pools::pools;
-use super::reconcile::{Strangers, busy_addresses};
 use super::shortage::Waiting;
 use super::watched::Watched;
 use crate::core::ec2_api::{
-    CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, Fleet, FleetTemplate, FleetType,
-    Instance, InstanceState,
+    CloudReply, CloudRequest, CloudResult, ErrorClass, Fleet, FleetTemplate, Instance, InstanceState,
 };
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
 use crate::core::record::{Binding, GroupFleet, Intent, Outcome, Record};
-use crate::core::site::{Account, FleetScope, Lifecycle, NodeGroup, Site};
+use crate::core::site::{Account, FleetScope, Lifecycle, NodeGroup};
 use crate::core::tag;
-
-/// How often a changing fleet is looked at.
-const POLL_MS: u64 = 2_000;
 
 /// How long the list of what a fleet has already may delay a power-up.
 const LOOK_FIRST_MS: u64 = 10_000;
@@ -37,44 +32,44 @@ const REFUSED_MS: u64 = 30_000;
 #[derive(Clone, Debug, Default)]
 pub(super) struct GroupState {
     /// Nodes that wait for an instance of the fleet, and since when.
-    awaiting: Watched<String, u64>,
+    pub(super) awaiting: Watched<String, u64>,
     /// Of these, how many are to come on-demand because Spot did not deliver.
-    on_demand_wanted: u32,
+    pub(super) on_demand_wanted: u32,
     /// Instances of suspended nodes, with their Spot requests: ended once the target is lowered.
-    lowering: BTreeMap<String, Option<String>>,
+    pub(super) lowering: BTreeMap<String, Option<String>>,
     /// An intent (create or modify) is open and not to be repeated before this `mono_ms`.
-    open_intent: Option<u64>,
-    in_flight: bool,
-    attempts: u32,
-    next_at: u64,
+    pub(super) open_intent: Option<u64>,
+    pub(super) in_flight: bool,
+    pub(super) attempts: u32,
+    pub(super) next_at: u64,
     /// EC2 has finished what ModifyFleet began.
-    settled: bool,
+    pub(super) settled: bool,
     /// EC2 takes no ModifyFleet while it carries one out.
-    modifying: bool,
+    pub(super) modifying: bool,
     /// `mono_ms` of the last accepted change: an older list says nothing about it.
-    changed_at: u64,
+    pub(super) changed_at: u64,
     /// EC2's lists do not show the fleet, since this `mono_ms`.
-    unseen_since: Option<u64>,
+    pub(super) unseen_since: Option<u64>,
     /// To be looked at once, for instances that are nobody's.
-    look: bool,
+    pub(super) look: bool,
     /// This process has read the fleet's own list.
-    looked: bool,
+    pub(super) looked: bool,
     /// Nodes have begun to wait for a fleet at rest: until this `mono_ms` its own list comes first. What is in it already was
     /// not launched for them.
-    before_raise: Option<u64>,
+    pub(super) before_raise: Option<u64>,
     /// The last look found no instance behind which Slurm runs a job that we know nothing of.
-    clear: bool,
+    pub(super) clear: bool,
     /// What the site now wants instances made from, although the fleet's digest says it has it (`$Latest`).
-    apply_again: bool,
+    pub(super) apply_again: bool,
     /// Digest of a template that EC2 refused: not tried again before the configuration changes.
-    refused: Option<String>,
-    poll_in_flight: bool,
-    poll_at: u64,
+    pub(super) refused: Option<String>,
+    pub(super) poll_in_flight: bool,
+    pub(super) poll_at: u64,
     /// Instances that belong to nobody, as the last look saw them.
-    spare: BTreeSet<String>,
-    last_arrival: u64,
+    pub(super) spare: BTreeSet<String>,
+    pub(super) last_arrival: u64,
     /// EC2's history has said why no Spot instance comes to those that wait.
-    short: bool,
+    pub(super) short: bool,
 }
 
 impl GroupState {
@@ -144,7 +139,7 @@ impl Engine {
         true
     }
 
-    fn lower(&mut self, key: &str, instance_id: &str) {
+    pub(super) fn lower(&mut self, key: &str, instance_id: &str) {
         let request = self.spot_requests.get(instance_id).cloned();
         let state = self.group_states.entry(key.to_owned()).or_default();
         state.lowering.insert(instance_id.to_owned(), request);
@@ -623,274 +618,6 @@ impl Engine {
         self.record(Record::GroupFleet { stem: stem.to_owned(), fleet });
     }
 
-    fn winds_down(&self, key: &str) -> bool {
-        self.site.group(key).is_none_or(|group| group.scope != FleetScope::Group)
-    }
-
-    fn poll_group_fleet(&mut self, stem: &str) {
-        let Some(fleet) = self.persisted.group_fleets.get(stem).cloned() else { return };
-        let now = self.now.mono_ms;
-        let Some(state) = self.group_states.get(stem) else { return };
-        let busy = !state.awaiting.is_empty()
-            || !state.lowering.is_empty()
-            || !state.spare.is_empty()
-            || state.look
-            || state.modifying
-            || !state.settled
-            || !state.clear && self.winds_down(stem);
-        if !busy || state.poll_in_flight {
-            return;
-        }
-        if state.poll_at > now {
-            let at = state.poll_at;
-            self.wake(at);
-            return;
-        }
-        let unsettled = !state.settled || state.modifying;
-        if let Some(state) = self.group_states.get_mut(stem) {
-            state.poll_in_flight = true;
-            state.poll_at = now + POLL_MS;
-        }
-        if unsettled {
-            let cluster = self.site.cluster.clone();
-            self.cloud(
-                Purpose::ListFleets { account: fleet.account.clone(), started: now },
-                CloudRequest::DescribeFleets { cluster },
-            );
-        }
-        let fleet_ids = vec![fleet.fleet_id];
-        self.cloud(
-            Purpose::PollGroup { account: fleet.account, stem: stem.to_owned() },
-            CloudRequest::DescribeFleetInstances { fleet_ids },
-        );
-    }
-
-    /// Instances that came whenever EC2 liked: each takes one waiting node, once.
-    pub(super) fn take_group_instances(&mut self, account: &Account, stem: &str, result: CloudResult) {
-        let now = self.now.mono_ms;
-        let Some(state) = self.group_states.get_mut(stem) else { return };
-        state.poll_in_flight = false;
-        let Ok(CloudReply::Instances(mut instances)) = result else { return };
-        state.looked = true;
-        let before_raise = state.before_raise.take().is_some_and(|until| until > now);
-        let Some(fleet) = self.persisted.group_fleets.get(stem).cloned() else { return };
-        instances.retain(|instance| instance.tags.get(FLEET_ID) == Some(&fleet.fleet_id));
-        let waiting: Vec<String> = self
-            .group_states
-            .get(stem)
-            .map(|state| state.awaiting.keys().cloned().collect())
-            .unwrap_or_default();
-        let waiting: Vec<String> = waiting.into_iter().filter(|node| self.wants_instance(node)).collect();
-        self.note_seen(&instances, &waiting, before_raise);
-        let known = self.slurm.is_known() && self.view_ready(account);
-        if known {
-            self.adopt(account, &mut Strangers::of(&instances));
-        }
-        for instance in &instances {
-            self.note_spot_request(instance);
-            self.note_instance_state(instance);
-        }
-        self.note_fleet_of_bound(&instances);
-        let asleep: Vec<String> = instances
-            .iter()
-            .filter(|instance| {
-                matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped)
-                    && self.index.is_bound(&instance.id)
-                    && !fleet.uncounted.contains(&instance.id)
-            })
-            .map(|instance| instance.id.clone())
-            .collect();
-        let mut free: Vec<Instance> = instances
-            .into_iter()
-            .filter(|instance| {
-                !instance.state.is_ended()
-                    && self.is_stray(&instance.id)
-                    && !self.persisted.leaving.contains_key(&instance.id)
-            })
-            .collect();
-        free.sort_by(|a, b| (a.launch_unix_ms, &a.id).cmp(&(b.launch_unix_ms, &b.id)));
-        let waiting = waiting.into_iter().filter(|node| self.wants_instance(node)).collect();
-        // Behind an address where Slurm runs a job nothing is new and nothing is spare, whatever we believe.
-        let busy = busy_addresses(&self.nodes);
-        let before = free.len();
-        free.retain(|instance| instance.private_ip.as_deref().is_none_or(|addr| !busy.contains(addr)));
-        let clear = free.len() == before;
-        // What was told a node's name runs under it to its end, and is of no use to another node; nor is what EC2 put to sleep
-        // before it had one.
-        let (past, free): (Vec<_>, Vec<_>) = free.into_iter().partition(|instance| {
-            matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped)
-                || was_named(instance)
-                || self.ended.contains_key(&instance.id)
-        });
-        let free = free.into_iter().filter(|instance| instance.private_ip.is_some()).collect();
-        let (pairs, rest) = self.pair(waiting, free);
-        // Nobody's on two looks in a row, while EC2 is not changing the fleet: launched beside a sleeping one, or
-        // for a node that was suspended meanwhile.
-        let past: BTreeSet<String> = past.into_iter().map(|instance| instance.id).collect();
-        let spare: BTreeSet<String> =
-            rest.into_iter().map(|instance| instance.id).chain(past.iter().cloned()).collect();
-        let Some(state) = self.group_states.get_mut(stem) else { return };
-        for (node, instance) in &pairs {
-            state.awaiting.remove(node);
-            state.last_arrival = now;
-            state.short = false;
-            if instance.lifecycle == Lifecycle::OnDemand {
-                state.on_demand_wanted = state.on_demand_wanted.saturating_sub(1);
-            }
-        }
-        let surplus: Vec<String> = if state.settled && known {
-            state.spare.intersection(&spare).cloned().collect()
-        } else {
-            Vec::new()
-        };
-        state.spare = spare.into_iter().filter(|id| !surplus.contains(id)).collect();
-        state.look = false;
-        state.clear = clear && known;
-        self.bind(account, None, pairs, 0);
-        let (past, surplus) = surplus.into_iter().partition(|id| past.contains(id));
-        self.end_past(account, stem, &fleet, past);
-        self.end_surplus(account, stem, fleet, surplus, asleep);
-    }
-
-    /// Since when instances are known that no node has: with the list before a raise, since before anybody waited.
-    fn note_seen(&mut self, instances: &[Instance], waiting: &[String], before_raise: bool) {
-        let began = waiting.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since).min();
-        let seen = match began {
-            Some(began) if before_raise => began.saturating_sub(1),
-            _ => self.now.mono_ms,
-        };
-        let strays: Vec<&Instance> =
-            instances.iter().filter(|it| !it.state.is_ended() && self.is_stray(&it.id)).collect();
-        for instance in strays {
-            self.orphans.entry(instance.id.clone()).or_insert(seen);
-        }
-    }
-
-    /// Each instance takes the first node that began to wait before it was seen; what is left fits nobody.
-    fn pair(&self, waiting: Vec<String>, free: Vec<Instance>) -> (Vec<(String, Instance)>, Vec<Instance>) {
-        let mut waiting = VecDeque::from(waiting);
-        let (mut pairs, mut rest) = (Vec::new(), Vec::new());
-        for instance in free {
-            let seen = self.orphans.get(&instance.id);
-            let fit = waiting.iter().position(|node| !self.is_from_before(node, seen));
-            match fit.and_then(|at| waiting.remove(at)) {
-                Some(node) => pairs.push((node, instance)),
-                None => rest.push(instance),
-            }
-        }
-        (pairs, rest)
-    }
-
-    /// End instances that can be no node any more. Whoever waits gets what EC2 launches instead.
-    fn end_past(&mut self, account: &Account, key: &str, fleet: &GroupFleet, past: Vec<String>) {
-        if past.is_empty() {
-            return;
-        }
-        let text = format!(
-            "{} instances of fleet {} have no node, and ran as one or fell asleep before",
-            past.len(),
-            fleet.fleet_id
-        );
-        let fact = self.new_fact(FactKind::OrphanTerminated, text).group(stem_of_key(key));
-        self.fact(fact.instances(past.iter().cloned()));
-        for id in past {
-            self.end_instance(account, id);
-        }
-    }
-
-    /// An instance that stands behind no node and is not on its way out.
-    fn is_stray(&self, id: &str) -> bool {
-        !self.index.is_bound(id) && !self.is_lowering(id) && !self.is_ending(id)
-    }
-
-    /// End what is nobody's. What EC2 launched in place of a sleeping instance it would launch again: the target
-    /// is lowered first, and raised when the sleeper runs.
-    fn end_surplus(
-        &mut self,
-        account: &Account,
-        key: &str,
-        mut fleet: GroupFleet,
-        surplus: Vec<String>,
-        asleep: Vec<String>,
-    ) {
-        if surplus.is_empty() {
-            return;
-        }
-        let text = format!("{} instances of fleet {} serve no node", surplus.len(), fleet.fleet_id);
-        let fact = self.new_fact(FactKind::OrphanTerminated, text).group(stem_of_key(key));
-        self.fact(fact.instances(surplus.iter().cloned()));
-        let mut asleep = asleep.into_iter();
-        let mut replaced = Vec::new();
-        for id in surplus {
-            match asleep.next() {
-                Some(sleeper) => {
-                    replaced.push(sleeper);
-                    self.lower(key, &id);
-                }
-                None => self.end_instance(account, id),
-            }
-        }
-        if !replaced.is_empty() {
-            fleet.uncounted.retain(|id| self.index.is_bound(id));
-            fleet.uncounted.extend(replaced);
-            self.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(fleet) });
-        }
-    }
-
-    /// Fleets whose own lists are to be read: all at first, then those in which the account's list shows an instance
-    /// without a node.
-    pub(super) fn look_at_group_fleets(&mut self, account: &Account, strangers: &Strangers<'_>) {
-        let first = !self.view_ready(account);
-        let strays: BTreeSet<&str> = strangers
-            .by_id
-            .values()
-            .filter(|instance| self.is_stray(&instance.id))
-            .filter_map(|instance| instance.tags.get(FLEET_ID))
-            .collect();
-        for (key, fleet) in &self.persisted.group_fleets {
-            if fleet.account == *account
-                && (first || strays.contains(fleet.fleet_id.as_str()))
-                && let Some(state) = self.group_states.get_mut(key)
-            {
-                state.look = true;
-            }
-        }
-    }
-
-    /// EC2 tags the instances that a fleet launches with nothing of ours: no list but the fleet's own shows them. Where the
-    /// fleet has as much capacity as instances with nodes, and none of these sleeps, it has no others.
-    fn may_hold_strangers(&self, fleet: &Fleet) -> bool {
-        let Some(members) = self.index.members(&fleet.id) else { return fleet.fulfilled > 0.0 };
-        let known = members.values().filter(|(id, _)| !self.missing.contains_key(id)).count();
-        let asleep = |id: &str| {
-            let state = self.index.owners.get(id).and_then(|owner| owner.state);
-            matches!(state, Some(InstanceState::Stopping | InstanceState::Stopped))
-        };
-        (fleet.fulfilled - f64::from(u32::try_from(known).unwrap_or(u32::MAX))).abs() > 0.5
-            || members.values().any(|(id, _)| asleep(id))
-    }
-
-    /// A binding from before fleets were noted in bindings.
-    fn note_fleet_of_bound(&mut self, instances: &[Instance]) {
-        let unknown: Vec<Binding> = instances
-            .iter()
-            .filter_map(|instance| {
-                let binding = self.persisted.bindings.get(self.index.owner(&instance.id)?)?;
-                let fleet = instance.tags.get(FLEET_ID).map(str::to_owned);
-                binding.fleet.is_none().then(|| Binding { fleet, ..binding.clone() })
-            })
-            .collect();
-        if !unknown.is_empty() {
-            self.record(Record::Bound { bindings: unknown });
-        }
-    }
-
-    pub(super) fn note_spot_request(&mut self, instance: &Instance) {
-        if let Some(request) = &instance.spot_request_id {
-            self.spot_requests.insert(instance.id.clone(), request.clone());
-        }
-    }
-
     /// What DescribeFleets says of the groups' fleets: done modifying, unknown, or gone.
     pub(super) fn take_group_fleets(&mut self, account: &Account, started: u64, fleets: &[Fleet]) {
         self.fleets_listed.insert(account.clone());
@@ -1026,61 +753,4 @@ impl Engine {
         self.group_states.entry(stem).or_default().open_intent = Some(id);
         true
     }
-}
-
-/// Whether the instance has been told the name of a node.
-fn was_named(instance: &Instance) -> bool {
-    instance.tags.contains_key(tag::NODE) || instance.tags.contains_key(tag::NODES)
-}
-
-/// Digests of what a fleet is made from.
-struct Form {
-    /// What ModifyFleet can change (`LaunchTemplateConfigs`).
-    template: String,
-    /// What only another fleet can have (`SpotOptions`, `OnDemandOptions`).
-    options: String,
-}
-
-fn form_of(request: &CreateFleet) -> Form {
-    let template = FleetTemplate {
-        launch_template: request.launch_template.clone(),
-        overrides: request.overrides.clone(),
-    };
-    Form {
-        template: digest(&template),
-        options: digest(&(&request.spot_options, &request.on_demand_options)),
-    }
-}
-
-fn template_of(site: &Site, group: &NodeGroup) -> FleetTemplate {
-    let CreateFleet { launch_template, overrides, .. } = group_fleet_request(site, group, "");
-    FleetTemplate { launch_template, overrides }
-}
-
-/// FNV-1a, 64 bits, of the value as JSON: the same in every release.
-fn digest(value: &impl serde::Serialize) -> String {
-    let text = serde_json::to_string(value).unwrap_or_default();
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{hash:016x}")
-}
-
-/// Made empty: a target above zero is always set by ModifyFleet, so that creating it twice costs nothing.
-fn group_fleet_request(site: &Site, group: &NodeGroup, token: &str) -> CreateFleet {
-    let mut request = CreateFleet {
-        client_token: token.into(),
-        fleet_type: FleetType::Maintain,
-        target: 0,
-        lifecycle: group.lifecycle,
-        on_demand_options: group.on_demand_options.clone(),
-        spot_options: group.spot_options.clone(),
-        launch_template: group.launch_template.clone(),
-        overrides: pools(group, group.lifecycle, &[]),
-        fleet_tags: tag::at_birth(site, group, token),
-        instance_tags: BTreeMap::new(),
-    };
-    let form = form_of(&request);
-    request.fleet_tags.insert(tag::FORM.into(), format!("{}-{}", form.template, form.options));
-    request
 }

@@ -11,6 +11,8 @@ mod desire;
 mod end;
 mod fleet;
 mod group_fleet;
+mod group_form;
+mod group_members;
 mod held;
 mod index;
 mod launch;
