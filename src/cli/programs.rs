@@ -19,7 +19,7 @@ use super::client::{Client, ClientError};
 use super::context::Context;
 use super::error::{CliError, ErrorKind};
 use crate::config::LogFormat;
-use crate::core::event::{Event, ResumeJob};
+use crate::core::event::Event;
 use crate::core::hostlist::{self, HostlistError};
 use crate::core::report::Severity;
 use crate::core::resume_file::{MAX_BYTES, ResumeFile};
@@ -161,12 +161,7 @@ fn event(op: Operation) -> Result<Event, HostlistError> {
     let expand = |nodes: String| hostlist::expand(&nodes);
     Ok(match op {
         Operation::Resume { nodes, jobs } => {
-            let jobs = jobs.unwrap_or_default().jobs.into_iter().filter_map(|job| {
-                // A job's list that cannot be read costs its all-or-nothing launch; the nodes are in `nodes`.
-                let nodes = hostlist::expand(&job.nodes_resume).ok()?;
-                Some(ResumeJob { job_id: job.job_id.into(), nodes })
-            });
-            Event::ResumeRequested { nodes: expand(nodes)?, jobs: jobs.collect() }
+            Event::ResumeRequested { nodes: expand(nodes)?, jobs: jobs.and_then(|file| file.jobs()) }
         }
         Operation::Suspend { nodes } => Event::SuspendRequested { nodes: expand(nodes)? },
         Operation::ResumeFail { nodes } => Event::ResumeFailed { nodes: expand(nodes)? },

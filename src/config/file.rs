@@ -230,7 +230,7 @@ pub struct NodeGroupEntry {
     /// How the EC2 fleets of this group live. Default: launch; node where InstanceInterruptionBehavior is hibernate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fleet_scope: Option<FleetScope>,
-    /// A job's nodes of this group start all together or not at all. Default: false.
+    /// A job with nodes of this group gets instances for all of its nodes or for none. Default: false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all_or_nothing: Option<bool>,
     /// Seconds without a new Spot instance after which the missing nodes are launched on-demand; 0: never.

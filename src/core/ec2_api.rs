@@ -168,6 +168,24 @@ pub struct CreateFleet {
     pub instance_tags: BTreeMap<String, String>,
 }
 
+impl CreateFleet {
+    /// EC2 starts all of its instances or none.
+    #[must_use]
+    pub fn is_all_or_nothing(&self) -> bool {
+        let minimum = match self.lifecycle {
+            Lifecycle::Spot => self.spot_options.min_target_capacity,
+            Lifecycle::OnDemand => self.on_demand_options.min_target_capacity,
+        };
+        minimum.and_then(|minimum| u32::try_from(minimum).ok()).is_some_and(|minimum| minimum >= self.target)
+    }
+
+    /// The least number of instances of which it gives any.
+    #[must_use]
+    pub fn least(&self) -> usize {
+        if self.is_all_or_nothing() { self.target as usize } else { 1 }
+    }
+}
+
 /// RunInstances for one instance that is to take over another's disks and interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunInstance {

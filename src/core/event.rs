@@ -20,7 +20,8 @@ pub enum Event {
     /// Slurm ran ResumeProgram for these nodes.
     ResumeRequested {
         nodes: Vec<String>,
-        jobs: Vec<ResumeJob>,
+        /// Every job that waits for some of them; `None` if that is not known.
+        jobs: Option<Vec<ResumeJob>>,
     },
     /// Slurm ran SuspendProgram for these nodes.
     SuspendRequested {
@@ -68,7 +69,10 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResumeJob {
     pub job_id: u64,
+    /// All of its nodes.
     pub nodes: Vec<String>,
+    /// Those that slurmctld wakes for it now.
+    pub woken: Vec<String>,
 }
 
 /// Something to be done outside; each is answered by exactly one event.

@@ -118,6 +118,14 @@ impl Jobs {
         }
     }
 
+    /// The node is powered down: no job that waited for it waits for other nodes any more.
+    pub fn lose(&mut self, node: &str) {
+        for id in self.of.get(node).cloned().unwrap_or_default() {
+            self.remove(id);
+        }
+        self.end(node);
+    }
+
     /// The node's power-up is over.
     pub fn end(&mut self, node: &str) {
         self.heard.remove(node);
@@ -158,27 +166,23 @@ impl Jobs {
 
     /// The nodes' power-up has failed. Every job that waits for one of them is given up; what is returned are their other
     /// nodes, without those for which a job goes on waiting.
-    pub fn fail(&mut self, nodes: &[String], code: &str, message: &str) -> BTreeMap<u64, Vec<String>> {
+    pub fn fail(&mut self, nodes: &[String]) -> BTreeMap<u64, Vec<String>> {
         let ids: BTreeSet<u64> = nodes.iter().flat_map(|node| self.of(node)).collect();
         let given_up: Vec<(u64, Job)> =
             ids.into_iter().filter_map(|id| Some((id, self.remove(id)?))).collect();
-        for node in nodes {
-            self.failures.insert(node.clone(), (code.to_owned(), message.to_owned()));
-        }
         let mut taken: BTreeSet<String> = nodes.iter().cloned().collect();
         let mut released = BTreeMap::new();
         for (id, job) in given_up {
-            let free: Vec<String> = job
-                .nodes
-                .into_iter()
-                .filter(|node| !self.of.contains_key(node) && taken.insert(node.clone()))
-                .collect();
-            for node in &free {
-                self.failures.insert(node.clone(), (code.to_owned(), message.to_owned()));
-            }
-            released.insert(id, free);
+            let free = |node: &String| !self.of.contains_key(node) && taken.insert(node.clone());
+            released.insert(id, job.nodes.into_iter().filter(free).collect());
         }
         released
+    }
+
+    /// Why the nodes' power-up has failed, for jobs that become known later.
+    pub fn note_failure(&mut self, nodes: &[String], code: &str, message: &str) {
+        let failure = (code.to_owned(), message.to_owned());
+        self.failures.extend(nodes.iter().map(|node| (node.clone(), failure.clone())));
     }
 
     /// Why a power-up that is not over has failed.
@@ -207,7 +211,8 @@ impl Jobs {
         let mut by_job: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         let (mut each, mut batch) = (Vec::new(), Vec::new());
         for node in nodes {
-            let of_several = self.of(node).find(|id| self.jobs.get(id).is_some_and(|job| job.nodes.len() > 1));
+            let of_several =
+                self.of(node).find(|id| self.jobs.get(id).is_some_and(|job| job.nodes.len() > 1));
             match of_several {
                 Some(id) => by_job.entry(id).or_default().push(node.clone()),
                 None if self.is_heard(node) => each.push(node.clone()),
@@ -302,7 +307,7 @@ mod tests {
             let mut table = learned(jobs);
             let expected: BTreeMap<u64, Vec<String>> =
                 released.iter().map(|(id, nodes)| (*id, names(nodes))).collect();
-            assert_eq!(table.fail(&names(failed), "Code", "text"), expected, "{jobs:?} {failed:?}");
+            assert_eq!(table.fail(&names(failed)), expected, "{jobs:?} {failed:?}");
         }
     }
 
@@ -324,6 +329,7 @@ mod tests {
         Learn(u64, BTreeSet<u8>),
         Hear(BTreeSet<u8>),
         End(u8),
+        Lose(u8),
         Fail(BTreeSet<u8>),
         Remove(u64),
     }
@@ -334,6 +340,7 @@ mod tests {
             (0..5u64, nodes()).prop_map(|(id, nodes)| Step::Learn(id, nodes)),
             nodes().prop_map(Step::Hear),
             (0..8u8).prop_map(Step::End),
+            (0..8u8).prop_map(Step::Lose),
             nodes().prop_map(Step::Fail),
             (0..5u64).prop_map(Step::Remove),
         ]
@@ -352,13 +359,19 @@ mod tests {
                     Step::Learn(id, nodes) => table.learn(*id, list(nodes), list(nodes), now),
                     Step::Hear(nodes) => table.hear(list(nodes), now),
                     Step::End(node) => table.end(&format!("p-g-{node}")),
+                    Step::Lose(node) => {
+                        let node = format!("p-g-{node}");
+                        let ids: Vec<u64> = table.of(&node).collect();
+                        table.lose(&node);
+                        prop_assert!(ids.iter().all(|id| table.get(*id).is_none()) && !table.is_heard(&node));
+                    }
                     Step::Remove(id) => {
                         table.remove(*id);
                     }
                     Step::Fail(nodes) => {
                         let failed = list(nodes);
                         let before = table.clone();
-                        let released = table.fail(&failed, "Code", "text");
+                        let released = table.fail(&failed);
                         let mut once = BTreeSet::new();
                         for (id, nodes) in &released {
                             prop_assert!(table.get(*id).is_none());
@@ -366,7 +379,6 @@ mod tests {
                                 prop_assert!(before.jobs[id].nodes.contains(node));
                                 prop_assert!(once.insert(node.clone()) && !failed.contains(node));
                                 prop_assert_eq!(table.of(node).count(), 0);
-                                prop_assert!(table.failure(node).is_some());
                             }
                         }
                         for node in &failed {

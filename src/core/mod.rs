@@ -7,6 +7,7 @@ pub mod event;
 pub mod fact;
 pub mod fleet_spec;
 pub mod hostlist;
+pub mod jobs;
 pub mod limits;
 pub mod name_map;
 pub mod record;

@@ -95,6 +95,16 @@ pub struct Intent {
 pub struct LaunchIntent {
     pub group: String,
     pub nodes: Vec<String>,
+    /// Jobs that need nodes besides these, all or none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<LaunchJob>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchJob {
+    pub id: u64,
+    /// Hostlist of the nodes that it waits for.
+    pub nodes: String,
 }
 
 /// How an intent ended.

@@ -8,8 +8,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::event;
+use super::hostlist;
+
 /// The file is refused beyond this size: a job of 10,000 nodes takes a few hundred bytes.
 pub const MAX_BYTES: usize = 16 << 20;
+
+/// Nodes of one job; a hostlist with more is a mistake.
+const MAX_NODES: usize = 100_000;
 
 /// One resume request of slurmctld.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +85,23 @@ impl ResumeFile {
             _ => Vec::new(),
         };
         Ok(Self { all_nodes, jobs })
+    }
+
+    /// The jobs with their nodes; `None` if a list cannot be read: its nodes would seem to be woken for no job.
+    #[must_use]
+    pub fn jobs(&self) -> Option<Vec<event::ResumeJob>> {
+        let expand = |list: &str| match list {
+            "" => Some(Vec::new()),
+            list => hostlist::expand_bounded(list, MAX_NODES).ok(),
+        };
+        let jobs = self.jobs.iter().map(|job| {
+            Some(event::ResumeJob {
+                job_id: job.job_id.into(),
+                nodes: expand(&job.nodes_alloc)?,
+                woken: expand(&job.nodes_resume)?,
+            })
+        });
+        jobs.collect()
     }
 }
 

@@ -152,7 +152,7 @@ pub struct NodeGroup {
     pub slurm_specifications: IndexMap<String, String>,
     pub naming: NodeNaming,
     pub scope: FleetScope,
-    /// A job's nodes of this group start all together or not at all.
+    /// A job with nodes of this group gets instances for all of its nodes or for none.
     pub all_or_nothing: bool,
     /// Seconds without a new Spot instance before the missing share is filled on-demand; `None` never.
     pub spot_fallback_s: Option<u32>,

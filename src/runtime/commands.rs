@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use super::active::{Active, EVENTS, SlurmPort};
 use super::protocol::{EventFilter, Operation, RefusalKind, Reply, Response, Subject};
 use super::socket::Command;
-use crate::core::event::{Event, ResumeJob};
+use crate::core::event::Event;
 use crate::core::fact::{Fact, FactKind};
 use crate::core::hostlist;
 use crate::core::report::{
@@ -136,14 +136,7 @@ impl<S: Storage> Answerer<'_, S> {
             Operation::Events { filter } => self.events(&filter),
             Operation::Explain { subject } => self.explain(&subject),
             Operation::Resume { nodes, jobs } => {
-                let jobs = jobs.map(|file| file.jobs).unwrap_or_default();
-                let jobs = jobs
-                    .into_iter()
-                    .filter_map(|job| {
-                        let nodes = hostlist::expand_bounded(&job.nodes_resume, MAX_NODES).ok()?;
-                        Some(ResumeJob { job_id: job.job_id.into(), nodes })
-                    })
-                    .collect();
+                let jobs = jobs.and_then(|file| file.jobs());
                 self.request(&nodes, &mut held, |nodes| Event::ResumeRequested { nodes, jobs })
             }
             Operation::Suspend { nodes } => {

@@ -40,6 +40,20 @@ fn release_24_11() {
 }
 
 #[test]
+fn jobs_with_their_nodes() {
+    let text = r#"{"jobs":[{"job_id":7,"nodes_alloc":"n[0-2]","nodes_resume":"n[1-2]"},{"job_id":8,"nodes":"m1"},
+        {"job_id":9}]}"#;
+    let jobs = ResumeFile::parse(text).unwrap().jobs().unwrap();
+    let shown: Vec<(u64, String, String)> =
+        jobs.iter().map(|job| (job.job_id, job.nodes.join(" "), job.woken.join(" "))).collect();
+    let expected = [(7, "n0 n1 n2", "n1 n2"), (8, "m1", "m1"), (9, "", "")];
+    assert_eq!(shown, expected.map(|(id, nodes, woken)| (id, nodes.to_owned(), woken.to_owned())));
+    // Without the nodes of one job nothing can be said of any node that is in no other one.
+    let text = r#"{"jobs":[{"job_id":7,"nodes":"n1"},{"job_id":8,"nodes":"m[1"}]}"#;
+    assert_eq!(ResumeFile::parse(text).unwrap().jobs(), None);
+}
+
+#[test]
 fn release_26_05() {
     let text = r#"{"all_nodes_resume":"n1","jobs":[{"exclusive":"topo","extra":"","job_id":9,"priority":4294901758,
         "features":null,"nodes_alloc":"n1","nodes_resume":"n1","oversubscribe":"NO","partition":"p",

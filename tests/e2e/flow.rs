@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
+use slurm_ec2_fleet::core::hostlist;
 
 use super::rig::cluster::{Cluster, Options};
 use super::rig::slurm::{Record, base_state, has_state};
@@ -106,6 +107,77 @@ fn a_job_gets_four_nodes_through_the_programs_alone() {
     run_job(&cluster, 2);
     cluster.wait_for_rest().unwrap();
     assert_eq!(cluster.emulator.instances().unwrap().len(), 6);
+}
+
+/// Two jobs of four nodes, released in one moment, and capacity for six.
+#[test]
+fn of_two_jobs_one_runs_whole_and_nothing_is_left_for_the_other() {
+    // One launch for each job, then two for each: EC2 gives some of the second job's instances.
+    for max_fleet_nodes in [500, 2] {
+        let pool = |capacity: u32| json!({"type": "c5.large", "zone": "us-east-1a", "lifecycle": "spot", "capacity": capacity});
+        let cluster = Cluster::start(&Options {
+            nodes: 8,
+            scenario: json!({"pools": [pool(6)]}),
+            config: json!({"MaxFleetNodes": max_fleet_nodes}),
+            group: json!({
+                "AllOrNothing": true,
+                "LaunchTemplateOverrides": [{"InstanceType": "c5.large"}],
+                "SubnetIds": ["subnet-0000000a"],
+            }),
+            ..Options::default()
+        })
+        .unwrap();
+        cluster.wait_for_plugin().unwrap();
+        let hold = cluster.scratch.path().join("hold");
+        std::fs::write(&hold, "").unwrap();
+        let script = format!("srun sh -c 'while [ -e {} ]; do sleep 1; done'", hold.display());
+        let jobs = [(); 2].map(|()| cluster.slurm.sbatch(&["-N", "4", "--hold"], &script).unwrap());
+        let [one, two] = jobs.map(|job| job.to_string());
+        cluster.slurm.scontrol(&["release", &format!("{one},{two}")]).unwrap();
+
+        let state =
+            |job: u32| cluster.slurm.job(job).map(|job| (job["JobState"].clone(), job["Restarts"].clone()));
+        let (whole, back) = wait::until("one job to run and one to be requeued", || {
+            let (first, second) = (state(jobs[0])?, state(jobs[1])?);
+            let runs = |job: &(String, String)| job.0 == "RUNNING" && job.1 == "0";
+            let waits = |job: &(String, String)| job.0 == "PENDING" && job.1 == "1";
+            Ok(if runs(&first) && waits(&second) {
+                Some((jobs[0], jobs[1]))
+            } else {
+                (runs(&second) && waits(&first)).then_some((jobs[1], jobs[0]))
+            })
+        })
+        .unwrap();
+        // No instance is left for the job that was sent back, and the other one keeps its four.
+        wait::until("four instances to be left", || {
+            let living = cluster.emulator.living_instances()?;
+            Ok((living.len() == 4).then_some(()))
+        })
+        .unwrap();
+        assert_eq!(state(whole).unwrap().0, "RUNNING");
+        let launched = cluster.emulator.instances().unwrap().len();
+        assert_eq!(launched, if max_fleet_nodes == 2 { 6 } else { 4 });
+        let failed: Vec<serde_json::Value> =
+            cluster.events().into_iter().filter(|event| event["kind"] == "nodes-failed").collect();
+        let nodes: BTreeSet<String> = failed
+            .iter()
+            .flat_map(|event| hostlist::expand(event["nodes"].as_str().unwrap()).unwrap())
+            .collect();
+        assert_eq!(nodes.len(), 4, "{failed:?}");
+        for event in &failed {
+            assert_eq!(event["code"], "InsufficientInstanceCapacity", "{event}");
+        }
+
+        // With more capacity the job that was sent back runs, whole as well.
+        cluster.emulator.command(&json!({"pool": pool(8)})).unwrap();
+        std::fs::remove_file(&hold).unwrap();
+        cluster.slurm.scontrol(&["update", &format!("JobId={back}"), "StartTime=now"]).unwrap();
+        for job in jobs {
+            assert_eq!(cluster.slurm.wait_for_job(job).unwrap()["JobState"], "COMPLETED");
+        }
+        cluster.wait_for_rest().unwrap();
+        assert_eq!(our_errors(&cluster), Vec::<String>::new());
+    }
 }
 
 #[test]

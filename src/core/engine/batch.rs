@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Waking nodes of a group, gathered until one launch serves them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Engine;
-use super::pools::{Pool, pools};
+use super::pools::pools;
 use crate::core::ec2_api::{CreateFleet, FleetType};
+use crate::core::fleet_spec::LaunchTemplateOverride;
+use crate::core::jobs::Unit;
 use crate::core::site::{FleetScope, Lifecycle, NodeGroup, NodeNaming, Site};
 use crate::core::tag;
 
@@ -16,7 +18,15 @@ pub(super) struct Queue {
     nodes: BTreeMap<u32, String>,
     first: u64,
     last: u64,
+    /// `mono_ms` before which the units in it are not looked at again.
+    look_at: u64,
 }
+
+/// How often the units in a queue are looked at: whoever waits for minutes costs the events of others nothing.
+const LOOK_MS: u64 = 100;
+
+/// What no event announces is seen after this long.
+const LOOK_AGAIN_MS: u64 = 1_000;
 
 impl Queue {
     pub(super) fn add(&mut self, index: u32, node: &str, now: u64) {
@@ -25,11 +35,22 @@ impl Queue {
         }
         if self.nodes.insert(index, node.to_owned()).is_none() {
             self.last = now;
+            self.look_at = 0;
         }
     }
 
     pub(super) fn remove(&mut self, index: u32) {
         self.nodes.remove(&index);
+    }
+
+    /// What decides about its units has changed.
+    pub(super) fn look_now(&mut self) {
+        self.look_at = 0;
+    }
+
+    pub(super) fn take(&mut self, names: &[String]) {
+        let names: BTreeSet<&String> = names.iter().collect();
+        self.nodes.retain(|_, node| !names.contains(node));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -76,18 +97,55 @@ impl Engine {
                 ));
                 continue;
             }
-            let due = (queue.last + settings.batch_idle_ms)
-                .min(queue.first + settings.batch_max_ms)
-                .max(pressure.retry_at());
+            let closed = (queue.last + settings.batch_idle_ms).min(queue.first + settings.batch_max_ms);
+            let by_job = launches_by_job(group);
+            let due = closed.max(if by_job { queue.look_at } else { pressure.retry_at(1) });
             if due > self.now.mono_ms {
                 self.wake(due);
-                continue;
-            }
-            let nodes = self.take_queue(&stem);
-            for chunk in nodes.chunks(settings.max_fleet_nodes.max(1) as usize) {
-                self.begin_launch(group, chunk.to_vec(), group.lifecycle);
+            } else if by_job {
+                self.launch_due_units(group, &stem);
+            } else {
+                let nodes = self.take_queue(&stem);
+                self.begin_launch(group, nodes, group.lifecycle);
             }
         }
+    }
+
+    /// Launch what of the queue may be launched; the rest waits for its own time.
+    fn launch_due_units(&mut self, group: &Arc<NodeGroup>, stem: &str) {
+        let now = self.now.mono_ms;
+        let mut again = now + LOOK_AGAIN_MS;
+        let waiting = self.queues.get(stem).into_iter().flat_map(|queue| &queue.nodes);
+        let gone = waiting.filter(|(_, node)| !self.wants_instance(node)).map(|(index, _)| *index);
+        for index in gone.collect::<Vec<u32>>() {
+            self.unqueue(stem, index);
+        }
+        for unit in self.units_of_queue(stem) {
+            match self.unit_due(stem, &unit) {
+                Some(due) if due <= now => {
+                    if let Some(queue) = self.queues.get_mut(stem) {
+                        queue.take(unit.nodes());
+                    }
+                    self.launch_unit(group, &unit, group.lifecycle);
+                }
+                due => again = again.min(due.unwrap_or(again)),
+            }
+        }
+        if let Some(queue) = self.queues.get_mut(stem).filter(|queue| !queue.is_empty()) {
+            queue.look_at = again.min(now + LOOK_MS);
+            self.wake(again);
+        }
+    }
+
+    fn launch_unit(&mut self, group: &Arc<NodeGroup>, unit: &Unit, lifecycle: Lifecycle) {
+        for nodes in unit.nodes().chunks(self.max_fleet_nodes()) {
+            let least = unit.least().min(nodes.len());
+            self.begin_instant_fleet(group, nodes.to_vec(), least, lifecycle);
+        }
+    }
+
+    fn max_fleet_nodes(&self) -> usize {
+        self.site.settings.max_fleet_nodes.max(1) as usize
     }
 
     fn take_queue(&mut self, stem: &str) -> Vec<String> {
@@ -96,19 +154,33 @@ impl Engine {
     }
 
     pub(super) fn begin_launch(&mut self, group: &Arc<NodeGroup>, nodes: Vec<String>, lifecycle: Lifecycle) {
-        if nodes.is_empty() {
+        if launches_by_job(group) {
+            for unit in self.jobs.units(&nodes) {
+                self.launch_unit(group, &unit, lifecycle);
+            }
             return;
         }
-        if group.scope == FleetScope::Group {
-            self.await_group_fleet(group, &nodes);
-            return;
+        for nodes in nodes.chunks(self.max_fleet_nodes()) {
+            match group.scope {
+                FleetScope::Group => self.await_group_fleet(group, nodes),
+                FleetScope::Node => self.begin_node_fleets(group, nodes, lifecycle, &BTreeMap::new()),
+                FleetScope::Launch => self.begin_instant_fleet(group, nodes.to_vec(), 1, lifecycle),
+            }
         }
-        if group.scope == FleetScope::Node {
-            self.begin_node_fleets(group, &nodes, lifecycle, &BTreeMap::new());
-            return;
-        }
+    }
+
+    /// One instant fleet, which gives `least` instances or none.
+    fn begin_instant_fleet(
+        &mut self,
+        group: &Arc<NodeGroup>,
+        nodes: Vec<String>,
+        least: usize,
+        lifecycle: Lifecycle,
+    ) {
         let token = self.new_token();
-        let request = fleet_request(&self.site, group, nodes.len(), lifecycle, &token, &self.cooling_pools());
+        let pools = pools(group, lifecycle, &self.cooling_pools(least));
+        let count = (nodes.len(), least);
+        let request = fleet_request(&self.site, group, count, lifecycle, &token, pools);
         self.record_launch(group, nodes, lifecycle, token, request);
     }
 
@@ -128,14 +200,19 @@ impl Engine {
     }
 }
 
-/// The instant fleet for `count` nodes of a group.
+/// Whether the group's nodes are launched job by job instead of all together.
+fn launches_by_job(group: &NodeGroup) -> bool {
+    group.all_or_nothing && group.scope == FleetScope::Launch
+}
+
+/// The instant fleet for `count` nodes of a group, of which EC2 gives `least` or none.
 fn fleet_request(
     site: &Site,
     group: &NodeGroup,
-    count: usize,
+    (count, least): (usize, usize),
     lifecycle: Lifecycle,
     token: &str,
-    cooling: &[&Pool],
+    overrides: Vec<LaunchTemplateOverride>,
 ) -> CreateFleet {
     let mut tags = tag::at_birth(site, group, token);
     let fleet_tags = tags.clone();
@@ -147,8 +224,8 @@ fn fleet_request(
     let target = u32::try_from(count).unwrap_or(u32::MAX);
     let mut spot_options = group.spot_options.clone();
     let mut on_demand_options = group.on_demand_options.clone();
-    if group.all_or_nothing {
-        let minimum = i32::try_from(target.min(1_000)).ok();
+    if least > 1 {
+        let minimum = i32::try_from(least.min(1_000)).ok();
         spot_options.min_target_capacity = minimum;
         on_demand_options.min_target_capacity = minimum;
         // EC2 takes a minimum only together with one of the two (API_SpotOptionsRequest).
@@ -167,7 +244,7 @@ fn fleet_request(
         on_demand_options,
         spot_options,
         launch_template: group.launch_template.clone(),
-        overrides: pools(group, lifecycle, cooling),
+        overrides,
         fleet_tags,
         instance_tags: tags,
     }

@@ -194,9 +194,20 @@ impl Engine {
         }
     }
 
-    /// Waiting nodes of the group that no launch serves yet, lowest index first.
+    /// Waiting nodes of the group that no launch serves yet, lowest index first; with `AllOrNothing` only what is of use
+    /// together.
     pub(super) fn queued_nodes(&self, stem: &str, at_most: usize) -> Vec<String> {
         let Some(queue) = self.queues.get(stem) else { return Vec::new() };
+        if self.site.group(stem).is_some_and(|group| group.all_or_nothing) {
+            let mut nodes = Vec::new();
+            for unit in self.units_of_queue(stem) {
+                let left = at_most - nodes.len();
+                if unit.least() <= left {
+                    nodes.extend(unit.nodes().iter().take(left).cloned());
+                }
+            }
+            return nodes;
+        }
         queue.names().filter(|node| self.wants_instance(node)).take(at_most).cloned().collect()
     }
 }

@@ -208,6 +208,14 @@ impl Engine {
             node.since = now;
             node.reported = false;
             node.bare_since = None;
+            match desire {
+                // What a launch of an earlier process says of jobs is of the power-up that goes on.
+                Desire::Waking if before != Desire::Unknown => self.jobs.begin(name, now),
+                Desire::Down if before == Desire::Waking => self.jobs.lose(name),
+                Desire::Keep | Desire::Down => self.jobs.end(name),
+                Desire::Waking | Desire::Unknown => {}
+            }
+            self.reports.keep(name);
             match (before, desire) {
                 (_, Desire::Waking) => seen.up.push(name.to_owned()),
                 (Desire::Waking, Desire::Keep) if bound => seen.ready.push((name.to_owned(), waited)),

@@ -129,7 +129,7 @@ impl Engine {
         lifecycle: Lifecycle,
         tried: &BTreeSet<Pool>,
     ) -> Option<LaunchTemplateOverride> {
-        let cooling: Vec<&Pool> = self.cooling_pools();
+        let cooling: Vec<&Pool> = self.cooling_pools(1);
         let mut open: Vec<LaunchTemplateOverride> = pools(group, lifecycle, &cooling)
             .into_iter()
             .filter(|over| !tried.contains(&Pool::of(&group.account, over, lifecycle)))

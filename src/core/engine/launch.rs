@@ -13,7 +13,7 @@ use crate::core::ec2_api::{
 };
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
-use crate::core::record::{LaunchIntent, Outcome, Record};
+use crate::core::record::{LaunchIntent, LaunchJob, Outcome, Record};
 use crate::core::site::{Account, Lifecycle, NodeGroup};
 
 /// An unanswered or unfinished CreateFleet.
@@ -25,6 +25,8 @@ pub(super) struct Launch {
     pub(super) lifecycle: Lifecycle,
     /// Nodes that still wait, in binding order.
     pub(super) nodes: Vec<String>,
+    /// The job whose nodes were asked for, all or none.
+    pub(super) job: Option<u64>,
     pub(super) started: u64,
     /// `mono_ms` at which the nodes are reported as failed.
     pub(super) deadline: u64,
@@ -81,8 +83,10 @@ impl Engine {
         request: CreateFleet,
     ) -> u64 {
         let deadline = self.launch_deadline(&nodes);
+        let jobs = self.launch_jobs(&nodes);
+        let job = whole_job(&request, &jobs);
         let request = CloudRequest::CreateFleet(Box::new(request));
-        let launch = LaunchIntent { group: group.stem(), nodes: nodes.clone() };
+        let launch = LaunchIntent { group: group.stem(), nodes: nodes.clone(), jobs };
         let id = self.record_intent(&group.account, request, Some(launch));
         for node in &nodes {
             if let Some(node) = self.nodes.get_mut(node) {
@@ -97,6 +101,7 @@ impl Engine {
                 token,
                 lifecycle,
                 nodes,
+                job,
                 started: self.now.mono_ms,
                 deadline,
                 phase: Phase::Creating { in_flight: false, attempts: 0, next_at: self.now.mono_ms },
@@ -122,6 +127,7 @@ impl Engine {
         match &intent.request {
             CloudRequest::CreateFleet(request) => {
                 let Some(launch) = intent.launch.clone() else { return };
+                self.recover_jobs(&launch.jobs);
                 self.launches.insert(
                     id,
                     Launch {
@@ -130,6 +136,7 @@ impl Engine {
                         token: request.client_token.clone(),
                         lifecycle: request.lifecycle,
                         nodes: launch.nodes.clone(),
+                        job: whole_job(request, &launch.jobs),
                         started: self.now.mono_ms,
                         deadline: u64::MAX,
                         phase: Phase::Recovering,
@@ -323,6 +330,7 @@ impl Engine {
 
     fn fail_launch(&mut self, id: u64, error: CloudError) {
         let tried = self.attempts_of.remove(&id);
+        let least = self.least_of(id);
         let Some(launch) = self.close_launch(id, Outcome::Failed(error.clone())) else { return };
         let fact = self
             .new_fact(FactKind::CreateFleetFailed, error.message.clone())
@@ -338,16 +346,15 @@ impl Engine {
             &error.message,
             launch.nodes.len(),
         );
-        self.note_failure(&launch.group, last);
+        self.note_failure(&launch.group, last, least);
         let short = self.still_wanted(&launch.nodes);
         if let (Some((tried, first)), [node], ErrorClass::Capacity) = (tried, short.as_slice(), error.class) {
             self.try_next_pool(node, &launch.group, launch.lifecycle, tried, first);
             return;
         }
         if !self.fall_back(&launch, &short, &error.code) {
-            self.fail_nodes(&short, &error.code, &error.message);
+            self.refuse(launch.job, &short, &error.code, &error.message);
         }
-        self.release(&launch.nodes, id);
     }
 
     fn take_fleet_reply(&mut self, id: u64, fleet: FleetReply) {
@@ -372,8 +379,9 @@ impl Engine {
             launch.started,
         );
         let ids = fleet.instance_ids();
+        let least = self.least_of(id);
         for error in &fleet.errors {
-            self.cool(&account, error);
+            self.cool(&account, error, least);
         }
         let wanted = self.still_wanted(&launch.nodes);
         let fact = self
@@ -403,7 +411,8 @@ impl Engine {
                 .iter()
                 .find(|error| error.code == code)
                 .map_or("capacity", |error| error.class.as_str());
-            self.note_failure(&group, launch_error(self.now.unix_ms, &code, class, &message, all.len()));
+            let last = launch_error(self.now.unix_ms, &code, class, &message, all.len());
+            self.note_failure(&group, last, least);
         } else {
             self.pressure.remove(&group);
         }
@@ -421,7 +430,8 @@ impl Engine {
             self.fact(fact);
             self.release(&short, id);
             if !self.fall_back(&launch, &short, &code) {
-                self.fail_nodes(&short, &code, &message);
+                self.refuse(launch.job, &short, &code, &message);
+                keep.retain(|node| self.wants_instance(node));
             }
         }
         if ids.is_empty() {
@@ -434,6 +444,14 @@ impl Engine {
             launch.nodes = keep;
             launch.phase =
                 Phase::Describing { pending: ids, in_flight: false, attempts: 0, next_at: now, since: now };
+        }
+    }
+
+    /// The least number of instances of which an open CreateFleet gives any.
+    fn least_of(&self, id: u64) -> usize {
+        match self.persisted.open.get(&id).map(|intent| &intent.request) {
+            Some(CloudRequest::CreateFleet(request)) => request.least(),
+            _ => 1,
         }
     }
 
@@ -501,8 +519,16 @@ impl Engine {
             .code(code)
             .after_ms(self.waited(&failed));
         self.fact(fact);
+        self.jobs.note_failure(&failed, code, message);
+        let released = self.jobs.fail(&failed);
         self.reports.add(tell::reason(code, message), failed);
+        self.release_nodes(released, code, message);
     }
+}
+
+/// The job for which a fleet was asked for that gives all or nothing.
+fn whole_job(request: &CreateFleet, jobs: &[LaunchJob]) -> Option<u64> {
+    request.is_all_or_nothing().then(|| jobs.first().map(|job| job.id)).flatten()
 }
 
 /// The error that explains a shortage best: what EC2 said last is often a consequence of what it said first.

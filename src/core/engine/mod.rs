@@ -15,6 +15,7 @@ mod group_form;
 mod group_members;
 mod held;
 mod index;
+mod jobs;
 mod launch;
 mod list;
 mod outbox;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 
 use super::event::{CallId, Event, Step};
 use super::fact::{Fact, FactKind};
+use super::jobs::Jobs;
 use super::limits::Budget;
 use super::name_map::NameMap;
 use super::record::{Binding, Persisted, Record};
@@ -101,8 +103,10 @@ pub struct Engine {
     nodes: NameMap<Node>,
     queues: BTreeMap<String, batch::Queue>,
     launches: watched::Watched<u64, launch::Launch>,
+    /// Jobs that have all of their nodes or none.
+    jobs: Jobs,
     pressure: BTreeMap<String, pools::Pressure>,
-    cooling: BTreeMap<pools::Pool, u64>,
+    cooling: BTreeMap<pools::Pool, pools::Cooling>,
     endings: BTreeMap<Account, end::EndQueue>,
     ended: BTreeMap<String, u64>,
     end_attempts: BTreeMap<u64, u32>,
@@ -175,6 +179,7 @@ impl Engine {
             nodes: NameMap::default(),
             queues: BTreeMap::new(),
             launches: watched::Watched::default(),
+            jobs: Jobs::default(),
             pressure: BTreeMap::new(),
             cooling: BTreeMap::new(),
             endings: BTreeMap::new(),
@@ -297,7 +302,14 @@ impl Engine {
     fn take_in(&mut self, event: Event) {
         match event {
             Event::Power(reading) => self.take_power(&reading),
-            Event::ResumeRequested { nodes, .. } => self.take_request(&nodes, Desire::Waking),
+            Event::ResumeRequested { nodes, jobs } => {
+                let ids: Vec<u64> = jobs.iter().flatten().map(|job| job.job_id).collect();
+                if let Some(jobs) = jobs {
+                    self.learn_jobs(&nodes, jobs);
+                }
+                self.take_request(&nodes, Desire::Waking);
+                self.give_up_late_jobs(ids);
+            }
             Event::SuspendRequested { nodes } => self.take_request(&nodes, Desire::Down),
             Event::ResumeFailed { nodes } => self.take_resume_failed(&nodes),
             Event::CloudAnswered { call, result } => self.take_cloud(call, result),

@@ -13,8 +13,9 @@ use crate::core::site::{Account, Lifecycle, NodeGroup};
 pub(super) struct Pressure {
     /// Launches in a row that gave no instance.
     failures: u32,
-    /// `mono_ms` before which the group is not asked again.
+    /// `mono_ms` before which the group is not asked again for `refused` instances at once, or more.
     retry_at: u64,
+    refused: usize,
     protected: bool,
     last_error: Option<LaunchError>,
 }
@@ -28,8 +29,9 @@ impl Pressure {
         self.failures
     }
 
-    pub(super) fn retry_at(&self) -> u64 {
-        self.retry_at
+    /// `mono_ms` before which the group is not asked for `least` instances at once: fewer than were refused may well be there.
+    pub(super) fn retry_at(&self, least: usize) -> u64 {
+        if least >= self.refused { self.retry_at } else { 0 }
     }
 
     pub(super) fn last_error(&self) -> Option<&LaunchError> {
@@ -39,6 +41,15 @@ impl Pressure {
     pub(super) fn open(&mut self) {
         *self = Self::default();
     }
+}
+
+/// A pool that lately had too little.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cooling {
+    /// `mono_ms` until which it is not asked first …
+    pub(super) until: u64,
+    /// … for this many instances at once, or more.
+    refused: usize,
 }
 
 /// One capacity pool: instance type, subnet or zone, lifecycle.
@@ -82,11 +93,14 @@ impl Pool {
 }
 
 impl Engine {
-    pub(super) fn cooling_pools(&self) -> Vec<&Pool> {
-        self.cooling.iter().filter(|(_, until)| **until > self.now.mono_ms).map(|(pool, _)| pool).collect()
+    /// The pools that are not to be asked first for `least` instances at once.
+    pub(super) fn cooling_pools(&self, least: usize) -> Vec<&Pool> {
+        let cools = |cooling: &Cooling| cooling.until > self.now.mono_ms && least >= cooling.refused;
+        self.cooling.iter().filter(|(_, cooling)| cools(cooling)).map(|(pool, _)| pool).collect()
     }
 
-    pub(super) fn cool(&mut self, account: &Account, error: &PoolError) {
+    /// The pool had fewer than `refused` instances.
+    pub(super) fn cool(&mut self, account: &Account, error: &PoolError, refused: usize) {
         if error.class != ErrorClass::Capacity {
             return;
         }
@@ -101,15 +115,20 @@ impl Engine {
             pool.lifecycle.as_str()
         );
         self.fact(self.new_fact(FactKind::PoolCooling, text).code(error.code.clone()));
-        self.cooling.retain(|_, until| *until > self.now.mono_ms);
-        self.cooling.insert(pool, self.now.mono_ms + u64::from(seconds) * 1000);
+        self.cooling.retain(|_, cooling| cooling.until > self.now.mono_ms);
+        let until = self.now.mono_ms + u64::from(seconds) * 1000;
+        let cooling = self.cooling.entry(pool).or_insert(Cooling { until, refused });
+        *cooling = Cooling { until, refused: cooling.refused.min(refused) };
     }
 
-    /// A launch gave nothing: wait longer before the group is asked again, and close it if the site wants that.
-    pub(super) fn note_failure(&mut self, group: &str, last: LaunchError) {
+    /// A launch of at least `refused` instances gave nothing: wait longer before the group is asked for as many again, and
+    /// close it if the site wants that.
+    pub(super) fn note_failure(&mut self, group: &str, last: LaunchError, refused: usize) {
         let limit = self.site.settings.protect_after;
         let longest = u64::from(self.site.settings.pool_cooldown_s) * 1000;
         let pressure = self.pressure.entry(group.to_owned()).or_default();
+        let waits = pressure.retry_at > self.now.mono_ms;
+        pressure.refused = if waits { pressure.refused.min(refused) } else { refused };
         pressure.failures += 1;
         pressure.last_error = Some(last);
         let wait = 1_000u64.saturating_mul(1 << pressure.failures.min(10)).min(longest);

@@ -19,6 +19,13 @@ pub const REASON_PREFIX: &str = "ec2fleet: ";
 /// Longest reason in characters: `sinfo -R` and log lines stay readable.
 const MAX_REASON: usize = 200;
 
+/// Where no slurmd is: connect() refuses it at once.
+///
+/// slurmctld tells the nodes of a job that it requeues. It looks each name up under the lock of its configuration, which in
+/// 22.05 takes ten seconds if there is no such name, and stands still (slurm_conf_get_addr in src/common/read_config.c,
+/// get_addr_info in src/common/util-net.c).
+const NOWHERE: &str = "255.255.255.255";
+
 /// Nodes of one job register within moments of each other: one round serves them all.
 const START_JOBS_DELAY_MS: u64 = 500;
 
@@ -65,6 +72,8 @@ impl Tell {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reports {
     by_reason: BTreeMap<String, BTreeSet<String>>,
+    /// Nodes that have an instance and go back with their job, as long as they have not registered.
+    released: BTreeSet<String>,
     in_flight: bool,
     attempts: u32,
     next_at: u64,
@@ -73,6 +82,15 @@ pub(super) struct Reports {
 impl Reports {
     pub(super) fn add(&mut self, reason: String, nodes: Vec<String>) {
         self.by_reason.entry(reason).or_default().extend(nodes);
+    }
+
+    pub(super) fn release(&mut self, node: &str) {
+        self.released.insert(node.to_owned());
+    }
+
+    /// The node's power-up is over.
+    pub(super) fn keep(&mut self, node: &str) {
+        self.released.remove(node);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -159,7 +177,9 @@ impl Engine {
                 .filter(|name| {
                     let desire = self.nodes.get(name).map_or(Desire::Unknown, |node| node.desire);
                     matches!(desire, Desire::Waking | Desire::Keep)
-                        && (!self.persisted.bindings.contains_key(name) || self.forced.contains(name))
+                        && (!self.persisted.bindings.contains_key(name)
+                            || self.forced.contains(name)
+                            || self.reports.released.contains(name))
                         && !self.is_locked(name)
                 })
                 .collect();
@@ -171,6 +191,7 @@ impl Engine {
             }
             let update = NodeUpdate {
                 names: nodes.clone(),
+                addrs: self.addresses_beside_names(&nodes),
                 state: Some(NodeStateChange::PowerDownForce),
                 reason: Some(reason.clone()),
                 ..NodeUpdate::default()
@@ -181,14 +202,30 @@ impl Engine {
         }
     }
 
+    /// Addresses for nodes that go down, if slurmctld would have to look one of them up: a node without an address has its name.
+    fn addresses_beside_names(&self, nodes: &[String]) -> Option<Vec<String>> {
+        let mut named = false;
+        let address = |name: &String| {
+            let told = self.nodes.get(name).and_then(|node| node.slurm_addr.as_ref());
+            let told = told.filter(|addr| *addr != name);
+            let bound = self.persisted.bindings.get(name).map(|binding| &binding.addr);
+            named |= told.is_none();
+            bound.or(told).map_or_else(|| NOWHERE.to_owned(), Clone::clone)
+        };
+        let addresses = nodes.iter().map(address).collect();
+        named.then_some(addresses)
+    }
+
     pub(super) fn take_reported(&mut self, reason: String, nodes: Vec<String>, result: SlurmResult) {
         self.reports.in_flight = false;
         if let Err(error) = result {
             self.reports.attempts += 1;
             self.reports.next_at = self.now.mono_ms + backoff_ms(self.reports.attempts + 2, &mut self.rng);
             self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
-            self.forced
-                .extend(nodes.iter().filter(|name| self.persisted.bindings.contains_key(*name)).cloned());
+            let forced = nodes.iter().filter(|name| {
+                self.persisted.bindings.contains_key(*name) && !self.reports.released.contains(*name)
+            });
+            self.forced.extend(forced.cloned());
             self.reports.by_reason.entry(reason).or_default().extend(nodes);
         } else {
             self.reports.attempts = 0;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
+mod jobs;
 mod weights;
 
 use super::*;
@@ -60,7 +61,11 @@ impl Bench {
     }
 
     fn with(group: NodeGroup, persisted: Persisted) -> Self {
-        let site = Site::new("c".into(), Vec::new(), vec![group], Settings::default());
+        Self::of(vec![group], persisted)
+    }
+
+    fn of(groups: Vec<NodeGroup>, persisted: Persisted) -> Self {
+        let site = Site::new("c".into(), Vec::new(), groups, Settings::default());
         let now = Now { mono_ms: 1_000, unix_ms: 1_700_000_000_000 };
         let options = EngineOptions { source: PowerSource::Watch, nonce: "abc".into(), seed: 7 };
         let engine = Engine::new(Arc::new(site), persisted, options, now);
@@ -320,6 +325,7 @@ fn a_shortage_is_reported_to_slurm_with_the_ec2_code() {
     assert_eq!(update.names, ["p-g-1"]);
     assert_eq!(update.state, Some(NodeStateChange::PowerDownForce));
     assert_eq!(update.reason.as_deref(), Some("ec2fleet: InsufficientInstanceCapacity: none left"));
+    assert_eq!(update.addrs, Some(vec!["255.255.255.255".into()]), "slurmctld looks no name up");
 }
 
 #[test]

@@ -73,9 +73,9 @@ impl Engine {
         report.cooldowns = self
             .cooling
             .iter()
-            .filter(|(pool, until)| **until > self.now.mono_ms && pool.serves(group))
-            .map(|(pool, until)| Cooldown {
-                until_unix_ms: self.now.unix_ms + (until - self.now.mono_ms),
+            .filter(|(pool, cooling)| cooling.until > self.now.mono_ms && pool.serves(group))
+            .map(|(pool, cooling)| Cooldown {
+                until_unix_ms: self.now.unix_ms + (cooling.until - self.now.mono_ms),
                 code: "InsufficientInstanceCapacity".into(),
                 refusals: 1,
                 ..pool.report()

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use slurm_ec2_fleet::core::ec2_api::{CloudRequest, FleetType};
+use slurm_ec2_fleet::core::event::ResumeJob;
 use slurm_ec2_fleet::core::site::{Account, FleetScope, NodeNaming};
 use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeFlags, NodeStateChange, NodeUpdate};
 use slurm_ec2_fleet::core::tag;
@@ -34,9 +35,23 @@ pub struct Checks {
     asked: BTreeSet<String>,
     /// Instances whose address slurmctld has been told of.
     told: BTreeSet<String>,
+    /// Nodes that go back with their job.
+    returning: Vec<Returning>,
     /// Describe calls of each account since the count began.
     pub describes: Option<BTreeMap<Account, u32>>,
 }
+
+/// A node of a job that cannot have all of its nodes, in the power-up of which that became known.
+struct Returning {
+    job: u64,
+    node: usize,
+    boot_requested: Option<u64>,
+    since: u64,
+    life: u64,
+}
+
+/// A job gives its nodes back within this time.
+const RETURN_MS: u64 = 45_000;
 
 #[derive(Clone, Copy)]
 struct Unwanted {
@@ -268,6 +283,7 @@ impl World {
         if update.state != Some(NodeStateChange::PowerDownForce) {
             return;
         }
+        self.note_returning(update);
         for name in &update.names {
             self.checks.suspended.insert(name.clone(), self.k.now);
             let Some(index) = self.slurm.find(name) else { continue };
@@ -280,6 +296,71 @@ impl World {
                 let reason = update.reason.clone().unwrap_or_default();
                 self.k.violate(|| format!("the running job of {name} on {id} is killed: {reason}"));
             }
+        }
+    }
+
+    /// The controller is told of jobs and the nodes that are woken for them.
+    pub fn note_jobs(&mut self, host: usize, jobs: &[ResumeJob]) {
+        let controller = &mut self.controllers[host];
+        for job in jobs {
+            if let Some(run) = self.slurm.run_on(job) {
+                controller.jobs.insert(job.job_id, run);
+            }
+            for node in &job.nodes {
+                controller.jobs_of.entry(node.clone()).or_default().insert(job.job_id);
+            }
+        }
+    }
+
+    /// A node is reported as failed: no other node of its job waits for it any longer than it takes to say so.
+    fn note_returning(&mut self, update: &NodeUpdate) {
+        let Some(host) = self.acting() else { return };
+        let controller = &self.controllers[host];
+        for index in update.names.iter().filter_map(|name| self.slurm.find(name)) {
+            let Some((job, run, waking)) = self.slurm.waits_for(index) else { continue };
+            let nodes = &self.slurm.state.nodes;
+            let whole = self.slurm.plan.site.groups()[nodes[index].group].all_or_nothing;
+            if !whole || !waking.contains(&index) || controller.jobs.get(&job) != Some(&run) {
+                continue;
+            }
+            for node in waking {
+                // Of a node for which it was told of two jobs, it may believe that the other one still waits.
+                let alone = controller.jobs_of.get(&nodes[node].name).is_some_and(|jobs| jobs.len() == 1);
+                if alone && !update.names.contains(&nodes[node].name) {
+                    let boot_requested = nodes[node].boot_requested;
+                    let life = controller.life;
+                    let since = self.k.now;
+                    self.checks.returning.push(Returning { job, node, boot_requested, since, life });
+                }
+            }
+        }
+    }
+
+    fn look_at_jobs(&mut self) {
+        let now = self.k.now;
+        let life = self.acting().map(|host| self.controllers[host].life);
+        let nodes = &self.slurm.state.nodes;
+        let undisturbed = self.k.chaos.disturbed_until;
+        let mut late = Vec::new();
+        self.checks.returning.retain(|returning| {
+            let node = &nodes[returning.node];
+            let same = node.is_waking()
+                && node.boot_requested == returning.boot_requested
+                && Some(returning.life) == life;
+            if same && now > returning.since.max(undisturbed) + RETURN_MS {
+                late.push((returning.job, node.name.clone()));
+                return false;
+            }
+            same
+        });
+        for controller in &mut self.controllers {
+            let waking = |name: &String| nodes.iter().any(|node| node.name == *name && node.is_waking());
+            controller.jobs_of.retain(|name, _| waking(name));
+        }
+        for (job, name) in late {
+            self.k.violate(|| {
+                format!("{name} is still powered up for job {job}, which cannot have all of its nodes")
+            });
         }
     }
 
@@ -441,6 +522,7 @@ impl World {
         }
         self.look_at_fleets(orphan_ms);
         self.look_at_targets();
+        self.look_at_jobs();
         for (id, powered_down, waited) in late {
             let seconds = waited / 1000;
             self.k.violate(|| {

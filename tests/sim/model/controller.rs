@@ -2,7 +2,7 @@
 //! One controller process: the production driver, and the loop around it that the runtime is in real life.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -58,6 +58,10 @@ pub struct Controller {
     /// What [`Mutant::SlurmListedFirst`] read too early.
     early_nodes: Option<Vec<SlurmNode>>,
     retries: BTreeSet<String>,
+    /// The runs of jobs of which it was told while they waited for the nodes it was told of.
+    pub jobs: BTreeMap<u64, u32>,
+    /// All jobs of which it was told, by the nodes that were being woken then.
+    pub jobs_of: BTreeMap<String, BTreeSet<u64>>,
 }
 
 /// One call to EC2 that is under way.
@@ -276,8 +280,14 @@ impl World {
     }
 
     /// Hand one event to the driver and begin what it wants.
-    pub fn deliver(&mut self, host: usize, event: Event) {
+    pub fn deliver(&mut self, host: usize, mut event: Event) {
         let now = self.time(host);
+        if let Event::ResumeRequested { jobs: Some(jobs), .. } = &mut event {
+            self.note_jobs(host, jobs);
+            if self.mutant == Some(Mutant::ForgetsJobs) {
+                jobs.clear();
+            }
+        }
         let Some(driver) = self.controllers[host].driver.as_mut() else { return };
         if self.k.is_traced() && !matches!(event, Event::Tick) {
             let text = brief(&event);
@@ -491,7 +501,7 @@ impl World {
             }
             use super::slurmctld::Program;
             let event = match program {
-                Program::Resume(nodes) => Event::ResumeRequested { nodes, jobs: Vec::new() },
+                Program::Resume { nodes, jobs } => Event::ResumeRequested { nodes, jobs: Some(jobs) },
                 Program::Suspend(nodes) => Event::SuspendRequested { nodes },
                 Program::ResumeFail(nodes) => Event::ResumeFailed { nodes },
             };

@@ -54,10 +54,12 @@ pub enum Mutant {
     ExcessTerminated,
     /// Of a sleeping instance and the one that EC2 launched in its place, the sleeping one is taken for surplus.
     SleeperIsSurplus,
+    /// What ResumeProgram says of jobs is not listened to.
+    ForgetsJobs,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoSyncBeforeCall,
         Self::NewTokenOnRetry,
         Self::EmptyOnFailedDescribe,
@@ -79,5 +81,6 @@ impl Mutant {
         Self::NotLowered,
         Self::ExcessTerminated,
         Self::SleeperIsSurplus,
+        Self::ForgetsJobs,
     ];
 }

@@ -4,6 +4,7 @@
 //! The rules are those of src/slurmctld/power_save.c (`_do_power_work`), node_mgr.c (`update_node`,
 //! `validate_node_specs`, `_node_did_resp`) and read_config.c of Slurm 22.05 to 26.05.
 
+use slurm_ec2_fleet::core::event::ResumeJob;
 use slurm_ec2_fleet::core::site::NodeNaming;
 use slurm_ec2_fleet::core::slurm_api::{
     NodeBase, NodeFlags, NodeStateChange, NodeUpdate, SlurmError, SlurmNode,
@@ -113,7 +114,7 @@ pub struct Slurmctld {
 
 #[derive(Clone, Debug)]
 pub enum Program {
-    Resume(Vec<String>),
+    Resume { nodes: Vec<String>, jobs: Vec<ResumeJob> },
     Suspend(Vec<String>),
     ResumeFail(Vec<String>),
 }
@@ -517,7 +518,7 @@ impl Slurmctld {
             programs.push(Program::Suspend(names(&put_down)));
         }
         if !woken.is_empty() {
-            programs.push(Program::Resume(names(&woken)));
+            programs.push(Program::Resume { nodes: names(&woken), jobs: self.jobs_of(&woken) });
         }
         if !failed.is_empty() {
             programs.push(Program::ResumeFail(names(&failed)));
@@ -527,6 +528,40 @@ impl Slurmctld {
         if changed {
             self.touched(k);
         }
+    }
+
+    /// What SLURM_RESUME_FILE says of the jobs for which these nodes are woken.
+    fn jobs_of(&self, woken: &[usize]) -> Vec<ResumeJob> {
+        let names = |indexes: &mut dyn Iterator<Item = &usize>| -> Vec<String> {
+            indexes.map(|index| self.state.nodes[*index].name.clone()).collect()
+        };
+        let waits = |(_, job): &(usize, &Job)| {
+            job.state == JobState::Configuring && job.nodes.iter().any(|index| woken.contains(index))
+        };
+        let jobs = self.state.jobs.iter().enumerate().filter(waits);
+        jobs.map(|(number, job)| ResumeJob {
+            job_id: number as u64,
+            nodes: names(&mut job.nodes.iter()),
+            woken: names(&mut job.nodes.iter().filter(|index| woken.contains(index))),
+        })
+        .collect()
+    }
+
+    /// The run of a job that is waiting for exactly these nodes.
+    pub fn run_on(&self, job: &ResumeJob) -> Option<u32> {
+        let found = self.state.jobs.get(usize::try_from(job.job_id).ok()?)?;
+        let names: Vec<&String> = found.nodes.iter().map(|index| &self.state.nodes[*index].name).collect();
+        let same = found.state == JobState::Configuring && names.iter().copied().eq(&job.nodes);
+        same.then_some(found.run)
+    }
+
+    /// The number and the run of the job that waits for this node, with the nodes that are being woken.
+    pub fn waits_for(&self, index: usize) -> Option<(u64, u32, Vec<usize>)> {
+        let number = self.state.nodes[index].job?;
+        let job = &self.state.jobs[number];
+        let waking: Vec<usize> =
+            job.nodes.iter().copied().filter(|index| self.state.nodes[*index].is_waking()).collect();
+        (job.state == JobState::Configuring).then_some((number as u64, job.run, waking))
     }
 
     fn resume_timeout(&mut self, k: &mut Kernel, index: usize) {

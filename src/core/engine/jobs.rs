@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! `AllOrNothing`: a job gets instances for all nodes that Slurm wakes for it, or the nodes go back at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::tell::reason;
+use super::{Desire, Engine};
+use crate::core::event::ResumeJob;
+use crate::core::fact::FactKind;
+use crate::core::hostlist;
+use crate::core::jobs::Unit;
+use crate::core::record::LaunchJob;
+
+impl Engine {
+    /// What ResumeProgram was told: which nodes are woken, and for which jobs.
+    pub(super) fn learn_jobs(&mut self, nodes: &[String], jobs: Vec<ResumeJob>) {
+        for queue in self.queues.values_mut() {
+            queue.look_now();
+        }
+        let site = Arc::clone(&self.site);
+        if !site.groups().iter().any(|group| group.all_or_nothing) {
+            return;
+        }
+        let now = self.now.mono_ms;
+        self.jobs.forget_before(now.saturating_sub(2_000 * u64::from(site.settings.resume_timeout_s)));
+        self.jobs.hear(nodes.iter().filter(|node| site.locate(node).is_some()).cloned(), now);
+        for job in jobs {
+            let ours = |node: &String| site.locate(node).is_some();
+            let woken: Vec<String> = job.woken.into_iter().filter(ours).collect();
+            // What is up needs no instance, and stays whatever becomes of the rest.
+            let is_up = |name: &String| self.nodes.get(name).is_some_and(|node| node.desire == Desire::Keep);
+            let nodes: Vec<String> = job.nodes.into_iter().filter(ours).filter(|name| !is_up(name)).collect();
+            let whole = woken.iter().chain(&nodes).filter_map(|node| site.locate(node));
+            if whole.into_iter().any(|(group, _)| group.all_or_nothing) {
+                self.jobs.learn(job.job_id, nodes, woken, now);
+            }
+        }
+    }
+
+    /// A job that became known after one of its nodes failed gets no more than one that was known before.
+    pub(super) fn give_up_late_jobs(&mut self, ids: impl IntoIterator<Item = u64>) {
+        for id in ids {
+            let Some(job) = self.jobs.get(id) else { continue };
+            let failed = job.nodes().find(|name| {
+                self.nodes.get(*name).is_some_and(|node| node.reported && node.desire == Desire::Waking)
+            });
+            let Some((node, (code, message))) =
+                failed.and_then(|node| Some((node.clone(), self.jobs.failure(node)?.clone())))
+            else {
+                continue;
+            };
+            let released = self.jobs.fail(&[node]);
+            self.release_nodes(released, &code, &message);
+        }
+    }
+
+    /// Launches together what belongs together; see [`Unit`].
+    pub(super) fn units_of_queue(&self, stem: &str) -> Vec<Unit> {
+        let names = self.queues.get(stem).into_iter().flat_map(super::batch::Queue::names);
+        self.jobs.units(names.filter(|node| self.wants_instance(node)))
+    }
+
+    /// `mono_ms` before which a unit is not launched; `None` until something else happens.
+    pub(super) fn unit_due(&self, stem: &str, unit: &Unit) -> Option<u64> {
+        let longest = self.site.settings.batch_max_ms;
+        let due = self.pressure.get(stem).map_or(0, |pressure| pressure.retry_at(unit.least()));
+        match unit {
+            Unit::Each { .. } => Some(due),
+            // ResumeProgram is about to say which jobs these nodes are for.
+            Unit::Batch { nodes } => {
+                let waking = nodes.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since);
+                Some(due.max(waking.min().map_or(0, |since| since + longest)))
+            }
+            Unit::Job { id, .. } => self.job_due(*id).map(|at| at.max(due)),
+        }
+    }
+
+    /// A job's launches begin together: what is asked for early would wait, and cost, until the rest may be asked for.
+    fn job_due(&self, id: u64) -> Option<u64> {
+        let Some(job) = self.jobs.get(id) else { return Some(0) };
+        let mut due = 0;
+        if job.woken().any(|name| self.nodes.get(name).is_none_or(|node| node.desire != Desire::Waking)) {
+            due = job.learned() + self.site.settings.batch_max_ms;
+        }
+        let mut waiting: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in job.nodes().filter(|name| self.wants_instance(name)) {
+            if let Some((stem, group, _)) = self.site.place_of(name)
+                && self.nodes.get(name).is_some_and(|node| node.launch.is_none())
+            {
+                *waiting.entry(stem).or_default() += 1;
+                if !self.view_ready(&group.account) {
+                    return None;
+                }
+            }
+        }
+        for (stem, count) in waiting {
+            due = due.max(self.pressure.get(stem).map_or(0, |pressure| pressure.retry_at(count)));
+        }
+        Some(due)
+    }
+
+    /// What the journal keeps of the jobs of a launch's nodes, should the process end.
+    pub(super) fn launch_jobs(&self, nodes: &[String]) -> Vec<LaunchJob> {
+        let jobs = self.jobs.of_several(nodes).into_iter();
+        jobs.map(|(id, job)| LaunchJob { id, nodes: hostlist::fold(job.nodes()) }).collect()
+    }
+
+    /// The jobs of a launch that an earlier process began.
+    pub(super) fn recover_jobs(&mut self, jobs: &[LaunchJob]) {
+        for job in jobs {
+            let nodes = hostlist::expand(&job.nodes).unwrap_or_default();
+            self.jobs.hear(nodes.iter().cloned(), self.now.mono_ms);
+            self.jobs.learn(job.id, nodes, [], self.now.mono_ms);
+        }
+    }
+
+    /// EC2 did not give a launch's `short` nodes their instances. If they were asked for as the nodes of one job, nodes
+    /// for which another job waits are asked for again, for that one.
+    pub(super) fn refuse(&mut self, job: Option<u64>, short: &[String], code: &str, message: &str) {
+        let given_up = job.and_then(|id| Some((id, self.jobs.remove(id)?)));
+        let (others, failed): (Vec<String>, Vec<String>) =
+            short.iter().cloned().partition(|node| job.is_some() && self.jobs.of(node).next().is_some());
+        self.requeue(&others);
+        self.fail_nodes(&failed, code, message);
+        if let Some((id, job)) = given_up {
+            let free = job.nodes().filter(|node| self.jobs.of(node).next().is_none()).cloned().collect();
+            self.release_nodes(BTreeMap::from([(id, free)]), code, message);
+        }
+    }
+
+    /// Power down the nodes of jobs that are given up, those with an instance among them. They have the reason of the
+    /// node that failed, so that slurmctld takes them in one update: no job gets them in between.
+    pub(super) fn release_nodes(&mut self, released: BTreeMap<u64, Vec<String>>, code: &str, message: &str) {
+        for (id, nodes) in released {
+            let nodes: Vec<String> = nodes
+                .into_iter()
+                .filter(|name| {
+                    let waking =
+                        self.nodes.get(name).is_some_and(|n| n.desire == Desire::Waking && !n.reported);
+                    waking && !self.is_locked(name)
+                })
+                .collect();
+            if nodes.is_empty() {
+                continue;
+            }
+            let mut launches: BTreeMap<u64, BTreeSet<&String>> = BTreeMap::new();
+            for name in &nodes {
+                if let Some((stem, index)) =
+                    self.site.locate(name).map(|(group, index)| (group.stem(), index))
+                {
+                    self.unqueue(&stem, index);
+                }
+                if self.persisted.bindings.contains_key(name) {
+                    self.reports.release(name);
+                }
+                if let Some(node) = self.nodes.get_mut(name) {
+                    node.reported = true;
+                    if let Some(launch) = node.launch.take() {
+                        launches.entry(launch).or_default().insert(name);
+                    }
+                }
+                self.wish_changed(name);
+            }
+            for (launch, left) in launches {
+                if let Some(launch) = self.launches.get_mut(&launch) {
+                    launch.nodes.retain(|node| !left.contains(node));
+                }
+            }
+            self.jobs.note_failure(&nodes, code, message);
+            let text = format!("job {id} cannot have all of its nodes, and gives these back: {message}");
+            let fact = self
+                .new_fact(FactKind::NodesFailed, text)
+                .nodes(&nodes)
+                .code(code)
+                .after_ms(self.waited(&nodes));
+            self.fact(fact);
+            self.reports.add(reason(code, message), nodes);
+        }
+    }
+}
