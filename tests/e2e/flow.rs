@@ -131,7 +131,8 @@ fn of_two_jobs_one_runs_whole_and_nothing_is_left_for_the_other() {
         let hold = cluster.scratch.path().join("hold");
         std::fs::write(&hold, "").unwrap();
         let script = format!("srun sh -c 'while [ -e {} ]; do sleep 1; done'", hold.display());
-        let jobs = [(); 2].map(|()| cluster.slurm.sbatch(&["-N", "4", "--hold"], &script).unwrap());
+        let jobs = [(); 2]
+            .map(|()| cluster.slurm.sbatch(&["-N", "4", "--hold", "-o", "/dev/null"], &script).unwrap());
         let [one, two] = jobs.map(|job| job.to_string());
         cluster.slurm.scontrol(&["release", &format!("{one},{two}")]).unwrap();
 
