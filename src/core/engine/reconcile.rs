@@ -39,7 +39,11 @@ impl Engine {
             near = place + 1;
             let owner = &mut self.index.owners[place];
             owner.listed = self.lists;
-            owner.state = Some(instance.state);
+            // The list may have waited for slurmctld while a look showed the instance asleep.
+            let overtaken = self.sleeping.get(&owner.node).is_some_and(|sleep| sleep.since > started);
+            if !overtaken {
+                owner.state = Some(instance.state);
+            }
             if let Some(addr) = &instance.private_ip
                 && let Some(place) = find_near(&self.persisted.bindings, &owner.node, near_binding)
             {
@@ -49,7 +53,7 @@ impl Engine {
                     moved.push((binding.clone(), addr.clone()));
                 }
             }
-            if may_sleep {
+            if may_sleep && !overtaken {
                 self.note_instance_state(instance);
             }
         }

@@ -978,6 +978,31 @@ fn a_new_address_after_a_sleep_is_told_without_a_list_and_the_slurmd_there_has_i
 }
 
 #[test]
+fn a_list_from_before_the_sleep_wakes_no_node() {
+    let mut bench = Bench::sleeper();
+    bench.answer_views();
+    bench.tick(61_000);
+    let listed = bench.effects.iter().position(|effect| {
+        matches!(effect, Effect::Cloud { request: CloudRequest::DescribeCluster { .. }, .. })
+    });
+    let Effect::Cloud { call, .. } = bench.effects.remove(listed.expect("a list is due")) else {
+        unreachable!()
+    };
+    let instances = bench.instances.clone();
+    bench.give(Event::CloudAnswered { call, result: Ok(CloudReply::Instances(instances)) });
+    // slurmctld answers only after a look has shown the instance asleep.
+    bench.tick(1_000);
+    bench.look(InstanceState::Stopped);
+    bench.requests();
+    bench.answer_views();
+    let undrained = bench.requests().iter().any(|request| {
+        matches!(request, SlurmRequest::UpdateNodes(update)
+            if update.state == Some(NodeStateChange::Undrain))
+    });
+    assert!(!undrained);
+}
+
+#[test]
 fn a_node_that_is_not_asleep_is_left_to_slurmd_timeout() {
     let mut bench = Bench::sleeper();
     for _ in 0..20 {
