@@ -19,6 +19,8 @@ mod jobs;
 mod launch;
 mod list;
 mod outbox;
+#[cfg(test)]
+mod outbox_tests;
 mod pools;
 mod reconcile;
 mod relocate;
