@@ -238,6 +238,7 @@ pub fn busy(request: &SlurmRequest) -> SlurmError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::slurm_api::{NodeUpdate, PowerReading, SlurmNode};
 
     #[test]
     fn readings_go_on_for_a_while_after_a_move_and_never_stop() {
@@ -257,6 +258,73 @@ mod tests {
         };
         assert_eq!(longest(1_000, 4_000), 20);
         assert_eq!(longest(5_000, 10_000), 200);
+    }
+
+    /// slurmctld whose power save wakes one node after another.
+    #[derive(Default)]
+    struct PowerSave {
+        waking: Vec<String>,
+        told: usize,
+    }
+
+    impl Controller for PowerSave {
+        fn is_primary(&self) -> bool {
+            true
+        }
+        fn last_node_update(&self) -> i64 {
+            i64::try_from(self.waking.len()).unwrap()
+        }
+        fn read_power(&mut self, full: bool) -> Result<PowerReading, SlurmError> {
+            let from = if full { 0 } else { self.told };
+            self.told = self.waking.len();
+            Ok(PowerReading { full, waking: self.waking[from..].to_vec(), ..PowerReading::default() })
+        }
+        fn update_nodes(&mut self, _: &NodeUpdate) -> Result<(), SlurmError> {
+            Ok(())
+        }
+        fn keep_responding(&mut self, _: &[String]) -> Result<(), SlurmError> {
+            Ok(())
+        }
+        fn start_ready_jobs(&mut self) -> Result<(), SlurmError> {
+            Ok(())
+        }
+        fn load_nodes(&mut self) -> Result<Vec<SlurmNode>, SlurmError> {
+            Ok(Vec::new())
+        }
+        fn extend_jobs(&mut self, _: &str, _: u32) -> Result<(), SlurmError> {
+            Ok(())
+        }
+        fn requeue_jobs(&mut self, _: &str) -> Result<(), SlurmError> {
+            Ok(())
+        }
+        fn log(&self, _: HostLogLevel, _: &str) {}
+    }
+
+    #[test]
+    fn what_did_not_fit_into_the_queue_is_read_again_and_everything_looked_at() {
+        let shared = Shared::default();
+        let (mut slurmctld, mut watch) = (PowerSave::default(), Watch::default());
+        let (events, mut inbox) = mpsc::channel(2);
+        for name in ["n0", "n1", "n2", "n3"] {
+            slurmctld.waking.push(name.into());
+            watch.scan(&mut slurmctld, &shared, &events);
+        }
+        assert_eq!(shared.overflows.load(Ordering::Relaxed), 1, "n2, and n3 is not tried in vain");
+        let mut waking = Vec::new();
+        for _ in 0..2 {
+            let Ok(Event::Power(reading)) = inbox.try_recv() else { panic!("a reading") };
+            waking.extend(reading.waking);
+        }
+        assert_eq!(waking, ["n0", "n1"]);
+        watch.scan(&mut slurmctld, &shared, &events);
+        assert!(matches!(inbox.try_recv(), Ok(Event::Rescan)), "Slurm and EC2 are asked for everything");
+        let Ok(Event::Power(reading)) = inbox.try_recv() else { panic!("a reading") };
+        assert!(reading.full);
+        assert_eq!(reading.waking, ["n0", "n1", "n2", "n3"]);
+        slurmctld.waking.push("n4".into());
+        watch.scan(&mut slurmctld, &shared, &events);
+        let Ok(Event::Power(reading)) = inbox.try_recv() else { panic!("a reading") };
+        assert_eq!((reading.full, reading.waking), (false, vec!["n4".to_owned()]));
     }
 
     #[test]
