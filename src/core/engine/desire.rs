@@ -27,13 +27,14 @@ pub enum Desire {
 impl Desire {
     /// The desire that a node's state expresses (node_state flags, slurm.h).
     ///
-    /// POWER_DOWN alone is only a wish that waits for the node's jobs, so the node is kept.
+    /// POWER_DOWN alone is only a wish that waits: for the node's jobs, so the node is kept, and for the end of its
+    /// power-up, so the node is woken (`_node_state_suspendable` in power_save.c; POWER_DOWN_FORCE clears POWERING_UP).
     #[must_use]
     pub fn of(node: &SlurmNode) -> Self {
         let flags = node.flags;
         if flags.has(NodeFlags::POWERED_DOWN) || flags.has(NodeFlags::POWERING_DOWN) {
             Self::Down
-        } else if flags.has(NodeFlags::POWERING_UP) && !flags.has(NodeFlags::POWER_DOWN) {
+        } else if flags.has(NodeFlags::POWERING_UP) {
             Self::Waking
         } else {
             Self::Keep
@@ -63,8 +64,10 @@ impl Engine {
         let settled: std::collections::BTreeMap<&str, Desire> = changes.into_iter().collect();
         let mut gone: Vec<String> = Vec::new();
         if reading.full {
+            // What ended since the last reading is not told apart: the next differences begin with this one.
             for (name, node) in &self.nodes {
-                if node.desire == Desire::Waking && !settled.contains_key(name.as_str()) {
+                let left = matches!(node.desire, Desire::Waking | Desire::Down);
+                if left && !settled.contains_key(name.as_str()) {
                     gone.push(name.clone());
                 }
             }
@@ -114,7 +117,15 @@ impl Engine {
         let mut wrong_addr = Vec::new();
         let mut near = Place { node: 0, binding: None };
         for slurm in nodes {
-            let desire = Desire::of(slurm);
+            let mut desire = Desire::of(slurm);
+            // POWER_DOWN_FORCE of a node that is down clears POWERED_DOWN until power save has suspended it anew (22.05).
+            if slurm.flags.has(NodeFlags::POWER_DOWN)
+                && desire == Desire::Keep
+                && !slurm.has_job()
+                && self.nodes.get(&slurm.name).is_some_and(|node| node.desire == Desire::Down)
+            {
+                desire = Desire::Down;
+            }
             let Some(place) = self.set_desire_near(&slurm.name, near, desire, &mut seen) else { continue };
             near = Place { node: place.node + 1, binding: place.binding.map(|at| at + 1) };
             let node = &mut self.nodes[place.node];

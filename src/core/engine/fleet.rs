@@ -168,6 +168,13 @@ impl Engine {
             None => self.persisted.fleets.get(node).filter(|_| up).map(|fleet| fleet.fleet_id.as_str()),
         };
         let (held, elsewhere) = (holder == Some(fleet_id), holder.is_some_and(|id| id != fleet_id));
+        // The fleet that the node leaves for this one may have been about to be deleted by an earlier process.
+        if !elsewhere
+            && let Some(left) =
+                self.persisted.fleets.get(node).filter(|left| left.fleet_id != fleet_id).cloned()
+        {
+            self.end_fleet(&left.account, left.fleet_id);
+        }
         // The outcome and the fleet's owner are one record step: a crash finds both or replays the call.
         if !elsewhere {
             self.record(Record::FleetOf { node: node.to_owned(), fleet });
@@ -208,8 +215,8 @@ impl Engine {
         let mut moving: Vec<(String, Fulfil)> = Vec::new();
         for node in self.fulfilling.take_due(now) {
             let Some(since) = self.fulfilling.get(&node).map(|fulfil| fulfil.since) else { continue };
-            // After a restart nothing is concluded before slurmctld has been asked.
-            if self.nodes.get(&node).is_none_or(|n| n.desire == Desire::Unknown) {
+            // After a restart nothing is concluded before slurmctld has been asked, and an open launch answered.
+            if self.nodes.get(&node).is_none_or(|n| n.desire == Desire::Unknown || n.launch.is_some()) {
                 self.fulfilling.look_again(&node, Some(now + POLL_MS));
                 continue;
             }
@@ -436,10 +443,18 @@ impl Engine {
         }
     }
 
-    /// Fleets known from the journal: those of nodes that have no instance are waited for again.
+    /// Fleets known from the journal: those of nodes that have no instance are waited for again, unless another launch was
+    /// begun for the node, which was about to leave this one.
     pub(super) fn recover_fleets(&mut self) {
+        let mut launches: BTreeMap<&String, &String> = BTreeMap::new();
+        for intent in self.persisted.open.values() {
+            if let (CloudRequest::CreateFleet(request), Some(launch)) = (&intent.request, &intent.launch) {
+                launches.extend(launch.nodes.iter().map(|node| (node, &request.client_token)));
+            }
+        }
         for (node, fleet) in &self.persisted.fleets {
-            if self.persisted.bindings.contains_key(node) {
+            let left = launches.get(node).is_some_and(|token| **token != fleet.launch);
+            if left || self.persisted.bindings.contains_key(node) {
                 continue;
             }
             let Some((group, _)) = self.site.locate(node) else { continue };

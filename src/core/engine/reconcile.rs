@@ -165,10 +165,13 @@ impl Engine {
         let stem = stem_of(instance).or_else(|| self.stem_by_fleet(instance));
         let in_group =
             self.site.locate(node).is_some_and(|(group, _)| stem.is_none_or(|stem| stem == group.stem()));
-        // What was about to be ended is from before this power-up, and Slurm ignores a slurmd that booted before.
         let fleet = instance.tags.get(super::fleet::FLEET_ID);
+        if fleet.is_some_and(|fleet| self.is_fleet_ending(fleet)) {
+            // The order to end it may reach EC2 at any time.
+            return false;
+        }
+        // What was about to be ended is from before this power-up, and Slurm ignores a slurmd that booted before.
         let earlier = self.persisted.leaving.contains_key(&instance.id)
-            || fleet.is_some_and(|fleet| self.is_fleet_ending(fleet))
             || self.is_from_before(node, self.orphans.get(&instance.id));
         let wanted = self.nodes.get(node).is_some_and(|n| {
             n.desire == Desire::Keep

@@ -2081,6 +2081,97 @@ fn a_restart_does_not_delete_the_fleet_that_a_node_waits_for() {
 }
 
 #[test]
+fn a_restart_goes_on_with_the_last_launch_of_a_node_and_leaves_its_fleet_before() {
+    let mut before = Bench::with(hibernating(), Persisted::default());
+    before.tick(0);
+    before.answer_views();
+    before.wake(&["p-g-0"]);
+    before.tick(40);
+    let (call, _) = before.create_fleet();
+    before.fleet_made(call, "fleet-0");
+    // The pool stays silent: the next one is asked, and the process ends before it deletes the fleet.
+    before.tick(61_000);
+    before.tick(1);
+    let (_, second) = before.create_fleet();
+    assert!(before.take("DeleteFleets").is_none());
+    let mut bench = Bench::with(hibernating(), before.engine.persisted().clone());
+    bench.slurm.clone_from(&before.slurm);
+    // slurmctld is silent for longer than a pool is waited for.
+    bench.tick(0);
+    for _ in 0..90 {
+        bench.give(Event::Power(PowerReading { waking: vec!["p-g-0".into()], ..PowerReading::default() }));
+        bench.tick(1_000);
+    }
+    assert!(bench.take("CreateFleet").is_none(), "the launch that is open is the node's");
+    bench.answer_views();
+    let (call, again) = bench.create_fleet();
+    assert_eq!(again, second);
+    bench.fleet_made(call, "fleet-1");
+    bench.tick(40);
+    let (_, deleted) = bench.take("DeleteFleets").expect("the silent pool's fleet");
+    let ids = vec!["fleet-0".to_owned()];
+    assert_eq!(deleted, CloudRequest::DeleteFleets { ids, terminate_instances: true });
+    assert_eq!(bench.engine.persisted().fleets["p-g-0"].fleet_id, "fleet-1");
+    assert!(bench.take("CreateFleet").is_none());
+}
+
+#[test]
+fn a_node_that_is_to_go_down_after_its_power_up_still_waits_for_its_instance() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0"]);
+    let waking = NodeFlags::CLOUD.with(NodeFlags::POWERING_UP).with(NodeFlags::POWER_DOWN);
+    bench.set_slurm("p-g-0", NodeBase::Allocated, waking);
+    bench.tick(10);
+    bench.rescan(0);
+    bench.launch(1);
+    assert_eq!(bench.bound("p-g-0"), Some("i-0"));
+}
+
+#[test]
+fn a_node_that_is_powered_down_again_is_not_taken_for_up_meanwhile() {
+    let mut bench = Bench::ready();
+    bench.set_slurm("p-g-0", NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN));
+    bench.rescan(60);
+    assert_eq!(bench.engine.node("p-g-0").unwrap().desire, Desire::Down);
+    for (base, flags, desire) in [
+        (NodeBase::Idle, NodeFlags::POWER_DOWN, Desire::Down),
+        (NodeBase::Idle, NodeFlags(0), Desire::Keep),
+        (NodeBase::Idle, NodeFlags::POWER_DOWN, Desire::Keep),
+    ] {
+        bench.set_slurm("p-g-0", base, NodeFlags::CLOUD.with(flags));
+        bench.rescan(60);
+        assert_eq!(bench.engine.node("p-g-0").unwrap().desire, desire);
+    }
+}
+
+#[test]
+fn a_full_reading_shows_what_came_up_since_the_last_differences() {
+    let mut bench = Bench::ready();
+    let suspended = vec!["p-g-0".to_owned(), "p-g-1".to_owned()];
+    bench.give(Event::Power(PowerReading { full: true, suspended, ..PowerReading::default() }));
+    let suspended = vec!["p-g-1".to_owned()];
+    bench.give(Event::Power(PowerReading { full: true, suspended, ..PowerReading::default() }));
+    let desires = ["p-g-0", "p-g-1"].map(|name| bench.engine.node(name).unwrap().desire);
+    assert_eq!(desires, [Desire::Keep, Desire::Down]);
+}
+
+#[test]
+fn an_instance_whose_fleet_is_being_deleted_is_given_to_no_node() {
+    let mut bench = Bench::sleeper();
+    suspend(&mut bench, "p-g-0");
+    bench.tick(40);
+    let (call, deletion) = bench.take("DeleteFleets").expect("the fleet goes");
+    let throttled = CloudError { class: ErrorClass::Throttle, ..capacity() };
+    bench.give(Event::CloudAnswered { call, result: Err(throttled) });
+    // Its slurmd registers after all, and Slurm has the node up again.
+    bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD);
+    bench.slurm[0].addr = bench.instances[0].private_ip.clone().unwrap();
+    bench.rescan(61);
+    assert_eq!(bench.bound("p-g-0"), None);
+    assert_eq!(bench.take("DeleteFleets").map(|(_, request)| request), Some(deletion));
+}
+
+#[test]
 fn while_slurmctld_is_silent_no_fleet_is_an_orphan() {
     let mut bench = Bench::with(hibernating(), Persisted::default());
     bench.tick(0);
