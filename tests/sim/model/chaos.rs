@@ -134,6 +134,7 @@ impl Fault {
                 | Self::BootFailure
                 | Self::SlowBoot
                 | Self::DuplicateAnswer
+                | Self::Overflow
                 | Self::LostRequestOfSlurm
                 | Self::Administrator
         )

@@ -26,13 +26,13 @@ pub struct Checks {
     /// Since when the target of this group's fleet is not what Slurm wants.
     off_target: BTreeMap<usize, u64>,
     /// The node that each instance was bound to last.
-    last_node: BTreeMap<String, String>,
+    served: BTreeMap<String, Served>,
     /// Bindings at the last look.
     bindings: BTreeMap<String, String>,
-    /// Nodes and when they were last suspended or powered down by force.
-    pub suspended: BTreeMap<String, u64>,
-    /// Instances whose end was ordered when Slurm had powered their node down. EC2 may take a while to hear of it.
-    asked: BTreeSet<String>,
+    /// Nodes and when they were last seen suspended.
+    suspended: BTreeMap<String, u64>,
+    /// The journal's file and length at the last look.
+    journal: (Option<usize>, usize),
     /// Instances whose address slurmctld has been told of.
     told: BTreeSet<String>,
     /// Nodes that go back with their job.
@@ -58,6 +58,16 @@ struct Unwanted {
     since: u64,
     /// It had a node, and Slurm powered that down.
     powered_down: bool,
+    /// When a node with a job was seen last whose name it was told.
+    excused: u64,
+}
+
+/// The node of an instance.
+struct Served {
+    node: String,
+    since: u64,
+    /// It has not lost the node since.
+    bound: bool,
 }
 
 /// EC2's request buckets, full size, of one process (EC2 API reference, "Request throttling for the Amazon EC2 API").
@@ -97,9 +107,6 @@ impl World {
             }
             return;
         }
-        let asked: Vec<String> =
-            self.ended_by(request).into_iter().filter(|id| self.was_powered_down(id)).collect();
-        self.checks.asked.extend(asked);
         if !self.disk.borrow().has_durable_intent(request) {
             self.k.violate(|| {
                 format!("{} is sent before its intent is on the disk: {request:?}", request.action())
@@ -107,8 +114,19 @@ impl World {
         }
     }
 
-    /// A call arrives at EC2 and is about to take effect.
-    pub fn check_reaches(&mut self, host: usize, account: &Account, request: &CloudRequest) {
+    /// Of the instances that a call ends those whose end Slurm has asked for: EC2 may take a while to hear of it.
+    pub fn asked_for(&self, request: &CloudRequest) -> BTreeSet<String> {
+        self.ended_by(request).into_iter().filter(|id| self.was_powered_down(id)).collect()
+    }
+
+    /// A call arrives at EC2 and is about to take effect. `asked`: what Slurm had asked for when it was sent.
+    pub fn check_reaches(
+        &mut self,
+        host: usize,
+        account: &Account,
+        request: &CloudRequest,
+        asked: &BTreeSet<String>,
+    ) {
         self.check_fleet_call(account, request);
         let ids = self.ended_by(request);
         let grace = u64::from(self.slurm.plan.site.settings.orphan_grace_s) * 1000;
@@ -132,7 +150,7 @@ impl World {
             }
             if let Some(node) = self.slurm.runs_on(number)
                 && !node.suspended
-                && !self.checks.asked.contains(id)
+                && !asked.contains(id)
             {
                 let name = node.name.clone();
                 self.k.violate(|| format!("{id} is terminated under the running job of {name}"));
@@ -160,7 +178,7 @@ impl World {
     }
 
     /// Instances that a call ends.
-    fn ended_by(&self, request: &CloudRequest) -> Vec<String> {
+    pub(super) fn ended_by(&self, request: &CloudRequest) -> Vec<String> {
         let now = self.k.now;
         match request {
             CloudRequest::TerminateInstances { ids } => ids.clone(),
@@ -284,8 +302,8 @@ impl World {
             return;
         }
         self.note_returning(update);
+        self.check_report(update);
         for name in &update.names {
-            self.checks.suspended.insert(name.clone(), self.k.now);
             let Some(index) = self.slurm.find(name) else { continue };
             let node = &self.slurm.state.nodes[index];
             let Some(number) = node.job_instance else { continue };
@@ -366,8 +384,12 @@ impl World {
 
     /// The engine has decided something.
     pub fn check_engine(&mut self, host: usize) {
+        self.forgive_duties(host);
         let Some(driver) = &self.controllers[host].driver else { return };
-        if !driver.engine.indexes_agree() {
+        // Only records change an index.
+        let journal = self.disk.borrow().journal();
+        let written = std::mem::replace(&mut self.checks.journal, journal) != journal;
+        if written && !driver.engine.indexes_agree() {
             self.k.violate(|| "an index of the engine differs from a recount".to_owned());
         }
         let bindings = &driver.engine.persisted().bindings;
@@ -380,6 +402,7 @@ impl World {
         }
         let now: BTreeMap<String, String> =
             bindings.iter().map(|(node, binding)| (node.clone(), binding.instance_id.clone())).collect();
+        self.note_suspended();
         let mut owners: BTreeMap<&String, &String> = BTreeMap::new();
         for (node, id) in &now {
             if let Some(other) = owners.insert(id, node) {
@@ -397,6 +420,9 @@ impl World {
             if now.get(node) == Some(id) {
                 continue;
             }
+            if let Some(served) = self.checks.served.get_mut(id) {
+                served.bound = false;
+            }
             let Some(machine) = self.ec2.machine(id).map(|number| &self.ec2.machines[number]) else {
                 continue;
             };
@@ -408,7 +434,13 @@ impl World {
             }
         }
         let told: Vec<String> = now.values().cloned().collect();
-        self.checks.last_node.extend(now.iter().map(|(node, id)| (id.clone(), node.clone())));
+        for (node, id) in &now {
+            let same = |served: &&mut Served| served.bound && served.node == *node;
+            if self.checks.served.get_mut(id).filter(same).is_none() {
+                let served = Served { node: node.clone(), since: self.k.now, bound: true };
+                self.checks.served.insert(id.clone(), served);
+            }
+        }
         self.checks.bindings = now;
         self.controllers[host].told_of.extend(told);
     }
@@ -443,17 +475,23 @@ impl World {
         }
     }
 
-    /// Whether Slurm has powered down the node of this instance, or given it up, since the instance was launched.
+    /// Whether Slurm has powered down the node of this instance since the node has it.
     pub fn was_powered_down(&self, id: &str) -> bool {
         let Some(number) = self.ec2.machine(id) else { return false };
         let machine = &self.ec2.machines[number];
+        let served = self.checks.served.get(id);
         let name = machine
             .node
             .clone()
-            .or_else(|| self.checks.last_node.get(id).cloned())
+            .or_else(|| served.map(|served| served.node.clone()))
             .or_else(|| self.ec2.own_name(number, NodeNaming::LaunchIndex));
-        let since = name.and_then(|name| self.checks.suspended.get(&name));
-        since.is_some_and(|at| *at >= machine.launched)
+        let powered_down = name.is_some_and(|name| {
+            let since = served.filter(|served| served.node == name);
+            let since = since.map_or(machine.launched, |served| served.since);
+            self.checks.suspended.get(&name).is_some_and(|at| *at >= since)
+                || self.slurm.find(&name).is_some_and(|index| self.slurm.state.nodes[index].suspended)
+        });
+        powered_down
             || self.checks.unwanted.get(&number).is_some_and(|unwanted| unwanted.powered_down)
             || self.slurm.state.nodes.iter().any(|node| node.suspended && node.instance == Some(number))
     }
@@ -478,9 +516,12 @@ impl World {
         });
         if !able {
             self.k.chaos.disturb(now);
+        } else if let Some(host) = acting {
+            self.check_duties(host);
         }
         let settings = &self.slurm.plan.site.settings;
-        let orphan_ms = u64::from(settings.orphan_grace_s) * 1000 + 2 * u64::from(settings.rescan_s) * 1000;
+        let rescan_ms = u64::from(settings.rescan_s) * 1000;
+        let orphan_ms = u64::from(settings.orphan_grace_s) * 1000 + 2 * rescan_ms;
         let mut late = Vec::new();
         let live = self.ec2.live.clone();
         self.checks.unwanted.retain(|number, _| live.contains(number));
@@ -498,25 +539,47 @@ impl World {
                 .and_then(|(node, _)| self.slurm.find(node));
             let suspended = owner.is_some_and(|index| self.slurm.state.nodes[index].suspended)
                 || self.slurm.state.nodes.iter().any(|node| node.suspended && node.instance == Some(number));
-            // Two can have been told one name: while the node has a job, none of them is ended.
-            let may_run_job = self
-                .ec2
-                .own_name(number, NodeNaming::LaunchIndex)
-                .and_then(|name| self.slurm.find(&name))
-                .map(|index| &self.slurm.state.nodes[index])
-                .is_some_and(|node| !node.suspended && node.job.is_some());
-            if (owner.is_some() && !suspended) || (owner.is_none() && may_run_job) {
+            if owner.is_some() && !suspended {
                 self.checks.unwanted.remove(&number);
                 continue;
             }
-            let entry = self
-                .checks
-                .unwanted
-                .entry(number)
-                .or_insert(Unwanted { since: now, powered_down: suspended });
-            let allowed = if entry.powered_down { SLACK_MS } else { orphan_ms + SLACK_MS };
+            // Two can have been told one name: while the node has a job, none of them is ended.
+            let may_run_job = owner.is_none()
+                && self
+                    .ec2
+                    .own_name(number, NodeNaming::LaunchIndex)
+                    .and_then(|name| self.slurm.find(&name))
+                    .map(|index| &self.slurm.state.nodes[index])
+                    .is_some_and(|node| !node.suspended && !node.booting && node.job.is_some());
+            let entry = self.checks.unwanted.entry(number).or_insert(Unwanted {
+                since: now,
+                powered_down: suspended,
+                excused: 0,
+            });
+            if may_run_job {
+                entry.excused = now;
+            }
+            let mut allowed = if entry.powered_down { SLACK_MS } else { orphan_ms + SLACK_MS };
+            // What EC2 launched for a node that lost its instance goes with the node's fleet. Without a journal only Slurm
+            // can say that the node is lost: SlurmdTimeout, counted from a ping.
+            let replaces = machine.fleet.map(|fleet| &self.ec2.fleets[fleet]).is_some_and(|fleet| {
+                let node = fleet.tag(tag::NODE);
+                let held = node
+                    .zip(acting.and_then(|host| self.controllers[host].driver.as_ref()))
+                    .is_some_and(|(node, driver)| {
+                        let fleets = &driver.engine.persisted().fleets;
+                        fleets.get(node).is_some_and(|known| known.fleet_id == fleet.id)
+                    });
+                let index = node.and_then(|node| self.slurm.find(node));
+                held && index.is_some_and(|index| !self.slurm.state.nodes[index].suspended)
+            });
+            if replaces {
+                allowed += SLURMD_TIMEOUT_MS + 60_000;
+            }
             let waited = now.saturating_sub(entry.since.max(self.k.chaos.disturbed_until));
-            if waited > allowed {
+            // After the job the next list ends it.
+            let excused = now.saturating_sub(entry.excused) <= rescan_ms + SLACK_MS;
+            if waited > allowed && !excused {
                 late.push((machine.id.clone(), entry.powered_down, waited));
             }
         }
@@ -561,11 +624,11 @@ impl World {
                 self.checks.unwanted_fleets.remove(&number);
                 continue;
             }
-            let entry = self
-                .checks
-                .unwanted_fleets
-                .entry(number)
-                .or_insert(Unwanted { since: now, powered_down: suspended });
+            let entry = self.checks.unwanted_fleets.entry(number).or_insert(Unwanted {
+                since: now,
+                powered_down: suspended,
+                excused: 0,
+            });
             let allowed = if owned { SLACK_MS } else { orphan_ms + SLACK_MS };
             let waited = now.saturating_sub(entry.since.max(self.k.chaos.disturbed_until));
             if waited > allowed {

@@ -18,6 +18,7 @@ use slurm_ec2_fleet::journal::Journal;
 use super::chaos::Fault;
 use super::checks::Buckets;
 use super::disk::{self, Disk, Handle};
+use super::duties::Duties;
 use super::ec2;
 use super::kernel::Action;
 use super::mutant::Mutant;
@@ -53,6 +54,10 @@ pub struct Controller {
     /// Another slurmctld is in control, and this one has not noticed: it sees and changes only its own copy.
     pub superseded: bool,
     pub buckets: Buckets,
+    /// What this process has to do again.
+    pub duties: Duties,
+    /// When the journal refused last.
+    pub stalled_at: u64,
     /// Instances that this process was told of by CreateFleet, or has bound.
     pub told_of: BTreeSet<String>,
     /// What [`Mutant::SlurmListedFirst`] read too early.
@@ -78,6 +83,8 @@ pub struct Call {
     answer_lost: bool,
     /// The caller has its answer, or is gone.
     over: bool,
+    /// Instances that it ends and whose end Slurm had asked for when it left.
+    asked: BTreeSet<String>,
 }
 
 impl Controller {
@@ -211,6 +218,7 @@ impl World {
         let options =
             EngineOptions { source, nonce: format!("{:08x}", self.k.rng.u32(..)), seed: self.k.rng.u64(..) };
         let mut state = opened.state;
+        let duties = Duties::of(&state, self.k.now);
         if self.mutant == Some(Mutant::ForgetsOpenIntents) {
             state.open.clear();
         }
@@ -226,6 +234,7 @@ impl World {
         }
         let controller = &mut self.controllers[host];
         controller.told_of = known;
+        controller.duties = duties;
         controller.driver = Some(driver);
         self.forget_bindings(host);
         self.k.note(|| format!("controller {host} acts (fence {epoch})"));
@@ -323,6 +332,9 @@ impl World {
             }
         }
         let life = self.controllers[host].life;
+        if outcome.stalled.is_some() {
+            self.controllers[host].stalled_at = self.k.now;
+        }
         if outcome.stalled.is_some() && !self.holds_fence(host) {
             self.stand_down(host);
             return;
@@ -540,6 +552,7 @@ impl World {
         let result = match &request {
             SlurmRequest::LoadNodes => {
                 if self.slurm_fails_until > self.k.now || self.k.strikes(Fault::LoadFails, 0.05) {
+                    self.controllers[host].duties.load_failed(self.k.now);
                     Err(unreachable())
                 } else {
                     let early = self.controllers[host].early_nodes.take();
@@ -603,6 +616,8 @@ impl World {
     fn send(&mut self, host: usize, id: CallId, account: Account, mut request: CloudRequest) {
         self.mutate_request(host, &mut request);
         self.check_sent(host, &account, &request);
+        self.check_duties_of(host, &request);
+        let asked = self.asked_for(&request);
         let k = &mut self.k;
         let slow = matches!(request, CloudRequest::CreateFleet(_));
         let (out, back) = if slow {
@@ -639,6 +654,7 @@ impl World {
                 throttled,
                 answer_lost,
                 over: false,
+                asked,
             },
         );
     }
@@ -728,6 +744,7 @@ impl World {
             return;
         }
         let (host, account, request) = (call.host, call.account.clone(), call.request.clone());
+        let asked = call.asked.clone();
         let result = if call.throttled {
             Err(ec2::error(ErrorClass::Throttle, "RequestLimitExceeded"))
         } else {
@@ -735,7 +752,7 @@ impl World {
                 Some(reply) => Ok(reply),
                 None => {
                     let request = self.mutate_at_ec2(request);
-                    self.check_reaches(host, &account, &request);
+                    self.check_reaches(host, &account, &request, &asked);
                     self.ec2.perform(&mut self.k, &account, &request)
                 }
             }
@@ -759,6 +776,9 @@ impl World {
             return;
         }
         let mut result = result.unwrap_or_else(|| Err(ec2::error(ErrorClass::Transient, "Timeout")));
+        if result.is_err() {
+            self.note_refusal(number);
+        }
         if self.mutate_answer(number, &mut result) {
             return;
         }

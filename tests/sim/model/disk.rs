@@ -81,6 +81,11 @@ impl Disk {
         }
     }
 
+    /// Which file the journal is, and how long: another one after every record.
+    pub fn journal(&self) -> (Option<usize>, usize) {
+        (self.current, self.current.map_or(0, |current| self.inodes[current].bytes.len()))
+    }
+
     pub fn lose_journal(&mut self) {
         self.current = None;
     }

@@ -8,6 +8,7 @@ pub mod chaos;
 mod checks;
 mod controller;
 mod disk;
+mod duties;
 mod ec2;
 mod fleets;
 mod kernel;

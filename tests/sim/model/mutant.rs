@@ -59,7 +59,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::NoSyncBeforeCall,
         Self::NewTokenOnRetry,
         Self::EmptyOnFailedDescribe,
@@ -82,5 +82,9 @@ impl Mutant {
         Self::ExcessTerminated,
         Self::SleeperIsSurplus,
         Self::ForgetsJobs,
+        Self::OverflowWithoutRescan,
+        Self::NotFoundMeansGone,
+        Self::ForgetsOpenIntents,
+        Self::ThrottledMeansTerminated,
     ];
 }

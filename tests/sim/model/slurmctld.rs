@@ -353,12 +353,13 @@ impl Slurmctld {
         }
     }
 
-    /// A job runs when all its nodes are up.
+    /// A job runs when all its nodes are up. POWER_UP on such a node is left of a power-up that a crash forgot and that the
+    /// node's registration has overtaken: validate_node_specs and test_job_nodes_ready do not look at it.
     fn begin_job(&mut self, k: &mut Kernel, number: usize) {
         let job = &self.state.jobs[number];
         let ready = job.nodes.iter().all(|index| {
             let node = &self.state.nodes[*index];
-            node.is_up() && !node.has(NodeFlags::NOT_RESPONDING) && !node.has(NodeFlags::POWER_UP)
+            node.is_up() && !node.has(NodeFlags::NOT_RESPONDING)
         });
         if job.state != JobState::Configuring || !ready {
             return;

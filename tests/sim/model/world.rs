@@ -426,14 +426,17 @@ impl World {
         } else if self.k.strikes(Fault::Reconfigure, 0.2) {
             self.reconfigure(host);
         } else if self.k.strikes(Fault::LostLock, 0.15) {
-            let until = self.k.now + self.k.between(60_000, 200_000);
+            let until =
+                (self.k.now + self.k.between(60_000, 200_000)).max(self.controllers[host].hangs_until);
             self.controllers[host].hangs_until = until;
             self.k.chaos.disturb(until);
             let delay = self.k.between(30_000, 90_000);
             self.k.after(delay, Action::TakeOver);
             self.k.at(until, Action::Resume { host, life });
         } else if self.k.strikes(Fault::Hang, 0.2) {
-            self.controllers[host].hangs_until = self.k.now + self.k.between(1_000, 120_000);
+            let until = self.k.now + self.k.between(1_000, 120_000);
+            let controller = &mut self.controllers[host];
+            controller.hangs_until = controller.hangs_until.max(until);
             self.k.chaos.disturb(self.controllers[host].hangs_until);
         }
     }
@@ -493,7 +496,6 @@ impl World {
         };
         let name = node.name.clone();
         self.k.note(|| format!("an administrator sets {name} to {state:?}"));
-        self.checks.suspended.insert(name.clone(), self.k.now);
         let update = NodeUpdate { names: vec![name], state: Some(state), reason, ..NodeUpdate::default() };
         let _ = self.slurm.update(&mut self.k, &update);
     }
