@@ -558,7 +558,7 @@ impl Engine {
             let stale = fleet.tags.get(tag::NODE).is_some_and(|node| self.is_from_before(node, Some(&since)));
             if !stale && self.adopt_fleet(account, &fleet) {
                 self.fleet_orphans.remove(&fleet.id);
-            } else if self.now.since(since) >= grace {
+            } else if self.now.since(since) >= grace && !self.may_hold_job(&fleet) {
                 let text = format!("fleet {} has this cluster's tag and no node", fleet.id);
                 self.fact(self.new_fact(FactKind::OrphanTerminated, text));
                 self.fleet_orphans.remove(&fleet.id);
@@ -567,6 +567,13 @@ impl Engine {
         }
         // Another account's orphans are not in this list, and their time goes on.
         self.fleet_orphans.retain(|id, (owner, _)| owner != account || strangers.contains(id));
+    }
+
+    /// The node has a job and, for us, no instance: whatever was made for it may be where the job runs.
+    fn may_hold_job(&self, fleet: &Fleet) -> bool {
+        let Some(node) = fleet.tags.get(tag::NODE) else { return false };
+        let busy = self.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep && n.has_job);
+        busy && !self.persisted.bindings.contains_key(node)
     }
 
     /// A node's fleet is the one that holds its instance, whatever else is left of earlier power-ups.

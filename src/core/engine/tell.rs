@@ -129,12 +129,17 @@ impl Engine {
         self.slurm_call(Purpose::Tell { nodes }, SlurmRequest::UpdateNodes(update));
     }
 
-    pub(super) fn take_told(&mut self, nodes: Vec<String>, result: SlurmResult) {
+    pub(super) fn take_told(&mut self, mut nodes: Vec<String>, result: SlurmResult) {
         self.tell.in_flight = false;
         match result {
             Ok(_) => {
                 self.tell.attempts = 0;
                 self.tell.next_at = 0;
+                // A node that got another instance or address meanwhile is yet to be told of it.
+                nodes.retain(|node| !self.tell.nodes.contains(node));
+                if nodes.is_empty() {
+                    return;
+                }
                 for name in &nodes {
                     let addr = self.persisted.bindings.get(name).map(|binding| binding.addr.clone());
                     if let Some(node) = self.nodes.get_mut(name) {

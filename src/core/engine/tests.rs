@@ -2172,6 +2172,50 @@ fn an_instance_whose_fleet_is_being_deleted_is_given_to_no_node() {
 }
 
 #[test]
+fn an_answer_about_an_earlier_address_says_nothing_of_the_present_one() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0"]);
+    bench.launch(1);
+    let (call, _) = bench.take_update().expect("the address is told");
+    suspend(&mut bench, "p-g-0");
+    bench.tick(1_000);
+    bench.wake(&["p-g-0"]);
+    bench.launch(1);
+    bench.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
+    let binding = bench.engine.binding("p-g-0").unwrap();
+    assert!(!binding.told);
+    let addr = binding.addr.clone();
+    let (call, update) = bench.take_update().expect("the new address is told");
+    assert_eq!(update.addrs, Some(vec![addr]));
+    bench.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
+    assert!(bench.engine.binding("p-g-0").unwrap().told);
+}
+
+#[test]
+fn no_fleet_is_deleted_that_may_hold_the_job_of_a_node_without_a_known_instance() {
+    let before = Bench::sleeper();
+    let mut fleets = before.engine.persisted().fleets.clone();
+    fleets.get_mut("p-g-0").unwrap().fleet_id = "fleet-1".into();
+    let mut bench = Bench::with(hibernating(), Persisted { fleets, ..Persisted::default() });
+    bench.slurm.clone_from(&before.slurm);
+    bench.tick(0);
+    bench.answer_views();
+    let account = bench.engine.site().accounts()[0].clone();
+    let listed = CloudReply::Fleets(vec![node_fleet("fleet-1", "p-g-0"), node_fleet("fleet-0", "p-g-0")]);
+    for (base, deleted) in
+        [(NodeBase::Allocated, false), (NodeBase::Allocated, false), (NodeBase::Idle, true)]
+    {
+        bench.set_slurm("p-g-0", base, NodeFlags::CLOUD);
+        bench.rescan(181);
+        bench.engine.take_fleets(&account, 0, Ok(listed.clone()));
+        bench.tick(40);
+        let ids = bench.take("DeleteFleets").map(|(_, request)| request);
+        let expected = CloudRequest::DeleteFleets { ids: vec!["fleet-0".into()], terminate_instances: true };
+        assert_eq!(ids, deleted.then_some(expected));
+    }
+}
+
+#[test]
 fn while_slurmctld_is_silent_no_fleet_is_an_orphan() {
     let mut bench = Bench::with(hibernating(), Persisted::default());
     bench.tick(0);
