@@ -465,6 +465,16 @@ impl World {
         }
     }
 
+    /// A new process begins: an instance of whose node neither the journal nor a tag tells is one without a node.
+    pub fn forget_unwritten(&mut self) {
+        let disk = self.disk.borrow();
+        for (number, unwanted) in &mut self.checks.unwanted {
+            let id = &self.ec2.machines[*number].id;
+            let told = self.ec2.own_name(*number, NodeNaming::LaunchIndex).is_some();
+            unwanted.powered_down &= told || disk.mentions(id);
+        }
+    }
+
     /// A new process continues: what it has read is what it knows.
     pub fn forget_bindings(&mut self, host: usize) {
         self.checks.bindings.clear();
@@ -583,7 +593,7 @@ impl World {
                 late.push((machine.id.clone(), entry.powered_down, waited));
             }
         }
-        self.look_at_fleets(orphan_ms);
+        self.look_at_fleets(orphan_ms, rescan_ms);
         self.look_at_targets();
         self.look_at_jobs();
         for (id, powered_down, waited) in late {
@@ -599,7 +609,7 @@ impl World {
     }
 
     /// Every fleet serves a node or group, or is deleted within the promised time.
-    fn look_at_fleets(&mut self, orphan_ms: u64) {
+    fn look_at_fleets(&mut self, orphan_ms: u64, rescan_ms: u64) {
         let now = self.k.now;
         let mut late = Vec::new();
         for (number, fleet) in self.ec2.fleets.iter().enumerate() {
@@ -624,14 +634,24 @@ impl World {
                 self.checks.unwanted_fleets.remove(&number);
                 continue;
             }
+            // The node's job may run on what this fleet holds, as long as no list has shown where.
+            let may_hold_job = node.and_then(|node| self.slurm.find(node)).is_some_and(|index| {
+                let node = &self.slurm.state.nodes[index];
+                let bound = driver.is_some_and(|driver| driver.engine.binding(&node.name).is_some());
+                !node.suspended && !node.booting && node.job.is_some() && !bound
+            });
             let entry = self.checks.unwanted_fleets.entry(number).or_insert(Unwanted {
                 since: now,
                 powered_down: suspended,
                 excused: 0,
             });
+            if may_hold_job {
+                entry.excused = now;
+            }
             let allowed = if owned { SLACK_MS } else { orphan_ms + SLACK_MS };
             let waited = now.saturating_sub(entry.since.max(self.k.chaos.disturbed_until));
-            if waited > allowed {
+            let excused = now.saturating_sub(entry.excused) <= rescan_ms + SLACK_MS;
+            if waited > allowed && !excused {
                 let what = node.map_or("its group", String::as_str);
                 late.push(format!("{} exists {} s after {what} needed it", fleet.id, waited / 1000));
             }

@@ -199,6 +199,7 @@ impl World {
     /// True if the engine runs.
     fn open_journal(&mut self, host: usize, epoch: u64, source: PowerSource) -> bool {
         let life = self.controllers[host].life;
+        self.forget_unwritten();
         let opened = match Journal::open(
             Handle::new(&self.disk, (self.mutant != Some(Mutant::NoFence)).then_some(epoch)),
             CLUSTER,

@@ -533,7 +533,7 @@ impl World {
             .state
             .nodes
             .iter()
-            .filter(|node| node.reason.as_deref() == Some("maintenance"))
+            .filter(|node| node.reason.as_deref().is_some_and(|reason| reason.starts_with("maintenance")))
             .map(|node| node.name.clone())
             .collect();
         if !down.is_empty() {
