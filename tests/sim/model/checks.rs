@@ -143,7 +143,7 @@ impl World {
                 continue;
             }
             if machine.is_asleep(self.k.now)
-                && !self.checks.asked.contains(id)
+                && !asked.contains(id)
                 && let Some(node) = self.kept_by(id)
             {
                 self.k.violate(|| format!("{id} is asleep and ended, though {node} is up on it"));
