@@ -8,6 +8,7 @@ use slurm_ec2_fleet::core::engine::Desire;
 use slurm_ec2_fleet::core::record::Persisted;
 use slurm_ec2_fleet::core::slurm_api::NodeUpdate;
 
+use super::plan::Scenario;
 use super::world::World;
 
 /// A termination that EC2 did not confirm is asked for again within this time: the longest backoff of the call and of
@@ -106,7 +107,10 @@ impl World {
     /// Time passed.
     pub fn check_duties(&mut self, host: usize) {
         self.check_refused(host);
-        self.check_seen(host);
+        // A pass of the programs knows what it was asked, and lists once.
+        if self.slurm.plan.scenario != Scenario::Programs {
+            self.check_seen(host);
+        }
     }
 
     /// Something was decided: a node that has an instance, or that Slurm does not want any more, waits for no launch, and no
