@@ -153,7 +153,11 @@ fn what_an_earlier_process_began_leaves_before_new_launches() {
         unix_ms: 1_700_000_000_000,
         account: group("g").account,
         request: create_fleet("before"),
-        launch: Some(LaunchIntent { group: "p-g".into(), nodes: vec!["p-g-5".into()] }),
+        launch: Some(LaunchIntent {
+            group: "p-g".into(),
+            nodes: vec!["p-g-5".into()],
+            jobs: Default::default(),
+        }),
     };
     let persisted = Persisted { open: BTreeMap::from([(7, intent)]), next_id: 8, ..Persisted::default() };
     let mut engine = engine(persisted);
