@@ -465,13 +465,13 @@ impl World {
         }
     }
 
-    /// A new process begins: an instance of whose node neither the journal nor a tag tells is one without a node.
-    pub fn forget_unwritten(&mut self) {
-        let disk = self.disk.borrow();
+    /// A new process begins with a journal that says of these instances whose they are, or that they end: any other one that
+    /// was told no name is one without a node.
+    pub fn forget_unwritten(&mut self, known: &BTreeSet<String>) {
         for (number, unwanted) in &mut self.checks.unwanted {
             let id = &self.ec2.machines[*number].id;
             let told = self.ec2.own_name(*number, NodeNaming::LaunchIndex).is_some();
-            unwanted.powered_down &= told || disk.mentions(id);
+            unwanted.powered_down &= told || known.contains(id);
         }
     }
 

@@ -199,7 +199,6 @@ impl World {
     /// True if the engine runs.
     fn open_journal(&mut self, host: usize, epoch: u64, source: PowerSource) -> bool {
         let life = self.controllers[host].life;
-        self.forget_unwritten();
         let opened = match Journal::open(
             Handle::new(&self.disk, (self.mutant != Some(Mutant::NoFence)).then_some(epoch)),
             CLUSTER,
@@ -233,6 +232,7 @@ impl World {
                 known.extend(ids.iter().cloned());
             }
         }
+        self.forget_unwritten(&known);
         let controller = &mut self.controllers[host];
         controller.told_of = known;
         controller.duties = duties;

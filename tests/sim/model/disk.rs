@@ -86,12 +86,6 @@ impl Disk {
         (self.current, self.current.map_or(0, |current| self.inodes[current].bytes.len()))
     }
 
-    /// Whether the journal says anything of an instance.
-    pub fn mentions(&self, id: &str) -> bool {
-        let bytes = self.current.map_or(&[][..], |current| &self.inodes[current].bytes);
-        bytes.windows(id.len()).any(|window| window == id.as_bytes())
-    }
-
     pub fn lose_journal(&mut self) {
         self.current = None;
     }
