@@ -129,7 +129,6 @@ impl Engine {
             if !self.woken.contains(node) && !self.overdue.contains_key(node) {
                 continue;
             }
-            self.overdue.remove(node);
             self.expect_answer(node);
             reached.push(node.clone());
         }
@@ -138,8 +137,9 @@ impl Engine {
         }
     }
 
-    /// From now on slurmd has WakeTimeoutSec to answer.
+    /// From now on slurmd has WakeTimeoutSec to answer, whatever time it had before.
     fn expect_answer(&mut self, node: &str) {
+        self.overdue.remove(node);
         if let Some((group, _)) = self.site.locate(node) {
             let patience = u64::from(group.hibernation.wake_timeout_s) * 1000;
             self.woken.set(node.to_owned(), self.now.mono_ms + patience);
@@ -167,6 +167,9 @@ impl Engine {
             return;
         }
         self.sleeping.insert(node.to_owned(), Sleep::begun(self.now, self.now.unix_ms));
+        // The time to answer was of the waking before: asleep, slurmd cannot.
+        self.woken.remove(node);
+        self.overdue.remove(node);
         self.alive_at = self.now.mono_ms;
         let text = format!("EC2 hibernated the instance of {node}; its job waits");
         self.fact(self.new_fact(FactKind::NodeAsleep, text).nodes([node]));

@@ -946,6 +946,41 @@ fn a_node_that_sleeps_again_before_its_slurmd_answered_is_not_given_up() {
 }
 
 #[test]
+fn a_second_sleep_ends_the_time_that_slurmd_had_after_the_first() {
+    let mut bench = Bench::sleeper();
+    for (state, kind, times) in [
+        (InstanceState::Stopped, FactKind::NodeAsleep, 1),
+        (InstanceState::Running, FactKind::NodeAwake, 1),
+        (InstanceState::Stopped, FactKind::NodeAsleep, 2),
+    ] {
+        // The first answer may be that of another question.
+        for _ in 0..3 {
+            bench.tick(30_000);
+            bench.look(state);
+        }
+        assert_eq!(bench.facts.iter().filter(|fact| fact.kind == kind).count(), times, "{kind:?}");
+    }
+    bench.set_slurm("p-g-0", NodeBase::Allocated, NodeFlags::CLOUD.with(NodeFlags::NOT_RESPONDING));
+    // The time after the first sleep runs out, and the first list from then on shows the instance back from the second.
+    bench.tick(220_000);
+    bench.instances[0].state = InstanceState::Running;
+    bench.requests();
+    let mut down_after = None;
+    for second in 1..400 {
+        bench.tick(1_000);
+        bench.answer_views();
+        let down = bench.requests().iter().any(|request| {
+            matches!(request, SlurmRequest::UpdateNodes(update)
+                if update.state == Some(NodeStateChange::PowerDownForce))
+        });
+        if down {
+            down_after.get_or_insert(second);
+        }
+    }
+    assert!(down_after.is_some_and(|second| (299..320).contains(&second)), "{down_after:?}");
+}
+
+#[test]
 fn a_new_address_after_a_sleep_is_told_without_a_list_and_the_slurmd_there_has_its_own_time_to_answer() {
     let mut bench = Bench::sleeper();
     bench.look(InstanceState::Stopped);
