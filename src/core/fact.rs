@@ -84,6 +84,8 @@ pub enum FactKind {
     FleetDeleted,
     /// A node group has another fleet from now on.
     FleetReplaced,
+    /// EC2 shows another target than was set last.
+    FleetTargetChanged,
     /// EC2 put a Spot instance to sleep; its job waits.
     NodeAsleep,
     NodeAwake,

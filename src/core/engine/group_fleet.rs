@@ -25,6 +25,9 @@ use crate::core::tag;
 /// How long the list of what a fleet has already may delay a power-up.
 const LOOK_FIRST_MS: u64 = 10_000;
 
+/// How long after a change of ours a list may still show the target of before.
+const TARGET_LAG_MS: u64 = 30_000;
+
 /// How long a call that EC2 refused for good is left alone.
 const REFUSED_MS: u64 = 30_000;
 
@@ -519,13 +522,14 @@ impl Engine {
                 self.note_group_fleet(stem, &intent, &reply);
                 self.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
             }
-            // Between two looks the fleet began to be modified by somebody else.
+            // Somebody else has begun to modify the fleet, or EC2 still carries this call out, whose first reply was lost.
             Err(error) if error.code.eq_ignore_ascii_case("FleetNotInModifiableState") => {
                 state.open_intent = None;
                 state.settled = false;
                 state.modifying = true;
                 state.changed_at = now;
                 self.record(Record::Outcome { id, outcome: Outcome::Failed(error) });
+                self.forget_target(stem);
             }
             Err(error) => {
                 state.attempts += 1;
@@ -573,6 +577,13 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Whatever target EC2 has given the fleet, it is set anew.
+    fn forget_target(&mut self, key: &str) {
+        let Some(fleet) = self.persisted.group_fleets.get(key).cloned() else { return };
+        let unknown = GroupFleet { spot_target: u32::MAX, on_demand_target: u32::MAX, ..fleet };
+        self.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(unknown) });
     }
 
     fn fail_awaiting(&mut self, stem: &str, code: &str, message: &str) {
@@ -637,6 +648,13 @@ impl Engine {
                     state.settled = fleet.state == "active";
                     state.modifying = fleet.state == "modifying";
                 }
+                // ModifyFleet has no client token: one that was given up for lost may be carried out after a later one.
+                let is_past = started >= state.changed_at + TARGET_LAG_MS && !state.in_flight;
+                if is_past && state.settled && state.open_intent.is_none() && !self.has_target(&key, fleet) {
+                    let text = format!("fleet {} has target {}, which is set anew", fleet.id, fleet.target);
+                    self.fact(self.new_fact(FactKind::FleetTargetChanged, text).group(stem_of_key(&key)));
+                    self.forget_target(&key);
+                }
                 continue;
             }
             if self.is_fleet_ending(&fleet.id) {
@@ -667,6 +685,13 @@ impl Engine {
             self.record(Record::GroupFleet { stem: key, fleet: Some(adopted) });
         }
         self.forget_lost_fleets(account, started, fleets);
+    }
+
+    /// Whether EC2 shows the target that was set last; true where it is set anew in any case.
+    fn has_target(&self, key: &str, shown: &Fleet) -> bool {
+        self.persisted.group_fleets.get(key).is_none_or(|fleet| {
+            fleet.spot_target == u32::MAX || fleet.spot_target + fleet.on_demand_target == shown.target
+        })
     }
 
     /// Deleted behind our back: not shown any more, and not only for a moment.

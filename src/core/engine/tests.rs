@@ -1604,6 +1604,20 @@ fn a_crash_between_suspend_and_terminate_still_lowers_first_and_ends_exactly_tha
 }
 
 #[test]
+fn a_target_that_ec2_took_over_late_is_set_anew() {
+    let (mut bench, mut ec2) = group_scope();
+    let before = ec2.targets.len();
+    ec2.run(&mut bench, 130);
+    assert_eq!(ec2.targets.len(), before, "what is right is left alone");
+    // A ModifyFleet that was given up for lost is carried out after the last one.
+    ec2.fleets[0].target = 5;
+    ec2.run(&mut bench, 130);
+    assert_eq!((&ec2.targets[before..], ec2.fleets[0].target), (&[2][..], 2));
+    assert!(bench.facts.iter().any(|fact| fact.kind == FactKind::FleetTargetChanged));
+    assert!(ec2.terminated.is_empty());
+}
+
+#[test]
 fn a_lost_journal_finds_the_groups_fleet_and_its_nodes_again() {
     let (bench, mut ec2) = group_scope();
     let mut next = Bench::with(group_of_fleet(), Persisted::default());
