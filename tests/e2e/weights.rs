@@ -53,6 +53,12 @@ fn wait_for_weights(cluster: &Cluster, when: &str, on_demand: &BTreeSet<String>)
     .unwrap();
 }
 
+/// slurmctld shows a weight before the plugin has told of it.
+fn wait_for_writes(cluster: &Cluster, when: &str, count: usize) {
+    let told = || Ok((writes(cluster).len() >= count).then_some(()));
+    wait::until(&format!("the weights to be written {when}"), told).unwrap();
+}
+
 /// Each write of weights so far: its nodes and its text.
 fn writes(cluster: &Cluster) -> Vec<(String, String)> {
     let text = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
@@ -71,6 +77,7 @@ fn weights_follow_the_instances_through_fallback_reconfigure_restart_and_power_d
     cluster.wait_for_plugin().unwrap();
     let none = BTreeSet::new();
     wait_for_weights(&cluster, "of nodes that are powered down", &none);
+    wait_for_writes(&cluster, "at the start", 1);
     let all = "cloud-spot-[0-3]".to_owned();
     assert_eq!(writes(&cluster), [(all, "slurmctld has weight 20 for 4 nodes".to_owned())]);
 
@@ -79,22 +86,19 @@ fn weights_follow_the_instances_through_fallback_reconfigure_restart_and_power_d
     let (job, finish, fallen) = pair(&cluster);
     assert_eq!(lifecycles(&cluster), ["on-demand", "on-demand"]);
     wait_for_weights(&cluster, "after the fallback", &fallen);
+    wait_for_writes(&cluster, "after the fallback", 2);
     let so_far = writes(&cluster);
     assert_eq!(so_far.len(), 2, "{so_far:?}");
     assert_eq!(so_far[1].1, "slurmctld has weight 10 for 2 nodes");
 
     // slurmctld goes back to slurm.conf, and each weight is written once more.
     cluster.slurm.scontrol(&["reconfigure"]).unwrap();
-    wait::until("the weights to be written again", || Ok((writes(&cluster).len() >= 4).then_some(())))
-        .unwrap();
+    wait_for_writes(&cluster, "after the reconfiguration", 4);
     wait_for_weights(&cluster, "after the reconfiguration", &fallen);
     assert!(cluster.slurm.stop(), "slurmctld did not end by itself");
     cluster.slurm.start().unwrap();
     cluster.wait_for_plugin().unwrap();
-    wait::until("the weights to be written after a restart", || {
-        Ok((writes(&cluster).len() >= 6).then_some(()))
-    })
-    .unwrap();
+    wait_for_writes(&cluster, "after the restart", 6);
     wait_for_weights(&cluster, "after the restart", &fallen);
     let so_far = writes(&cluster);
     assert_eq!(so_far.len(), 6, "{so_far:?}");
@@ -103,6 +107,7 @@ fn weights_follow_the_instances_through_fallback_reconfigure_restart_and_power_d
     end(&cluster, job, &finish);
     wait_for_weights(&cluster, "after the power-down", &none);
     cluster.wait_for_rest().unwrap();
+    wait_for_writes(&cluster, "after the power-down", 7);
     assert_eq!(writes(&cluster).len(), 7, "{:?}", writes(&cluster));
 
     // Spot is back: nothing is to be written.
