@@ -65,7 +65,7 @@ impl Engine {
     pub(super) fn unit_due(&self, stem: &str, unit: &Unit) -> Option<u64> {
         let longest = self.site.settings.batch_max_ms;
         let due = self.pressure.get(stem).map_or(0, |pressure| pressure.retry_at(unit.least()));
-        match unit {
+        let due = match unit {
             Unit::Each { .. } => Some(due),
             // ResumeProgram is about to say which jobs these nodes are for.
             Unit::Batch { nodes } => {
@@ -73,7 +73,16 @@ impl Engine {
                 Some(due.max(waking.min().map_or(0, |since| since + longest)))
             }
             Unit::Job { id, .. } => self.job_due(*id).map(|at| at.max(due)),
-        }
+        };
+        due.map(|at| at.min(self.last_moment(unit.nodes())))
+    }
+
+    /// `mono_ms` until which others' refusals may delay a launch for these nodes: there is time left to report that
+    /// it failed, too.
+    fn last_moment(&self, nodes: &[String]) -> u64 {
+        let waking = nodes.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since);
+        let since = waking.min().unwrap_or(0);
+        since + self.launch_deadline(nodes).saturating_sub(since) / 2
     }
 
     /// A job's launches begin together: what is asked for early would wait, and cost, until the rest may be asked for.
