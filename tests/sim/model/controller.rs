@@ -810,11 +810,6 @@ impl World {
                     }
                 }
             }
-            (Some(Mutant::ThrottledMeansModified), CloudRequest::ModifyFleet { .. }) => {
-                if matches!(result, Err(error) if error.class == ErrorClass::Throttle) {
-                    *result = Ok(CloudReply::Modified);
-                }
-            }
             (Some(Mutant::FirstPageOnly), CloudRequest::DescribeCluster { .. }) => {
                 if let Ok(CloudReply::Instances(instances)) = result {
                     instances.truncate(self.ec2.page);

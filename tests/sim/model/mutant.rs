@@ -44,8 +44,6 @@ pub enum Mutant {
     NotKeptAlive,
     /// A repeated ModifyFleet raises the target again.
     TargetRaisedTwice,
-    /// A throttled ModifyFleet is taken for done.
-    ThrottledMeansModified,
     /// A fleet that is to be deleted is forgotten.
     ForgottenFleetDelete,
     /// A group's fleet is not lowered before the instances of suspended nodes end.
@@ -59,7 +57,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 25] = [
         Self::NoSyncBeforeCall,
         Self::NewTokenOnRetry,
         Self::EmptyOnFailedDescribe,
@@ -77,7 +75,6 @@ impl Mutant {
         Self::NotKeptAlive,
         Self::ForgottenFleetDelete,
         Self::TargetRaisedTwice,
-        Self::ThrottledMeansModified,
         Self::NotLowered,
         Self::ExcessTerminated,
         Self::SleeperIsSurplus,
