@@ -66,7 +66,7 @@ pub struct NodeFleet {
 pub struct GroupFleet {
     pub fleet_id: String,
     pub account: Account,
-    /// As EC2 last accepted them.
+    /// As EC2 last accepted them, or [`GroupFleet::UNKNOWN_TARGET`].
     pub spot_target: u32,
     pub on_demand_target: u32,
     pub launch: String,
@@ -78,6 +78,24 @@ pub struct GroupFleet {
     /// Sleeping instances beside which EC2 launched replacements: the target is lower by them while they sleep.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub uncounted: BTreeSet<String>,
+}
+
+impl GroupFleet {
+    /// Whatever target EC2 has given the fleet, it is set anew.
+    pub const UNKNOWN_TARGET: u32 = u32::MAX;
+
+    /// The same fleet, of whose target nothing is known.
+    #[must_use]
+    pub fn of_unknown_target(self) -> Self {
+        Self { spot_target: Self::UNKNOWN_TARGET, on_demand_target: Self::UNKNOWN_TARGET, ..self }
+    }
+
+    /// Spot and on-demand together; `None`: not known.
+    #[must_use]
+    pub fn target(&self) -> Option<u32> {
+        let known = self.spot_target != Self::UNKNOWN_TARGET;
+        known.then(|| self.spot_target + self.on_demand_target)
+    }
 }
 
 /// A call to EC2 that changes something, with its full parameters and its client token.

@@ -34,7 +34,11 @@ impl Ran {
 
 /// Run `ec2fleet` with an environment of the test's own making.
 pub fn ec2fleet(dir: &Path, arguments: &[&str]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_ec2fleet"))
+    run_in(dir, env!("CARGO_BIN_EXE_ec2fleet"), arguments)
+}
+
+fn run_in(dir: &Path, program: &str, arguments: &[&str]) -> Ran {
+    let output = Command::new(program)
         .args(arguments)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -43,7 +47,7 @@ pub fn ec2fleet(dir: &Path, arguments: &[&str]) -> Ran {
         .env("SLURM_CONF", dir.join("slurm.conf"))
         .stdin(Stdio::null())
         .output()
-        .expect("ec2fleet runs");
+        .expect("the command runs");
     Ran {
         code: output.status.code().expect("it is not killed"),
         stdout: String::from_utf8(output.stdout).expect("text"),
@@ -390,24 +394,10 @@ fn top_on_a_terminal() {
     let dir = server.path.parent().expect("a folder");
     std::fs::write(dir.join("slurm.conf"), "ClusterName=demo\n").expect("written");
     let (program, socket) = (env!("CARGO_BIN_EXE_ec2fleet"), server.path.display());
-    let output = Command::new("script")
-        .args([
-            "-qec",
-            &format!("stty rows 12 cols 60; '{program}' --socket '{socket}' top --count 1"),
-            "/dev/null",
-        ])
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("TZ", "UTC")
-        .env("SLURM_CONF", dir.join("slurm.conf"))
-        .stdin(Stdio::null())
-        .output()
-        .expect("script runs");
-    let seen = String::from_utf8(output.stdout).expect("text").replace('\r', "").replace('\x1b', "ESC");
-    snapshot(
-        "top-terminal",
-        &Ran { code: output.status.code().expect("it is not killed"), stdout: seen, stderr: String::new() },
-    );
+    let command = format!("stty rows 12 cols 60; '{program}' --socket '{socket}' top --count 1");
+    let mut ran = run_in(dir, "script", &["-qec", &command, "/dev/null"]);
+    ran.stdout = ran.stdout.replace('\r', "").replace('\x1b', "ESC");
+    snapshot("top-terminal", &ran);
 }
 
 #[test]

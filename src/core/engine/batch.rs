@@ -186,15 +186,13 @@ impl Engine {
 
     pub(super) fn requeue(&mut self, nodes: &[String]) {
         for name in nodes {
-            let Some((stem, index)) = self.site.locate(name).map(|(group, index)| (group.stem(), index))
-            else {
-                continue;
-            };
+            let Some((stem, _, index)) = self.site.place_of(name) else { continue };
             if let Some(node) = self.nodes.get_mut(name) {
                 node.launch = None;
             }
             if self.wants_instance(name) {
-                self.queues.entry(stem).or_default().add(index, name, self.now.mono_ms);
+                let now = self.now.mono_ms;
+                self.queue_mut(stem).add(index, name, now);
             }
         }
     }

@@ -44,10 +44,10 @@ impl Desire {
 
 impl Engine {
     pub(super) fn take_power(&mut self, reading: &PowerReading) {
-        // Down first: a node that was suspended and woken again between two readings is waking now.
         if reading.reconfigured {
             self.forget_weights();
         }
+        // Down first: a node that was suspended and woken again between two readings is waking now.
         let mut changes: Vec<(&str, Desire)> = Vec::new();
         for node in &reading.suspended_ended {
             if self.nodes.get(node).is_some_and(|n| n.desire == Desire::Down) {

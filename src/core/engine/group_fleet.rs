@@ -579,11 +579,10 @@ impl Engine {
         }
     }
 
-    /// Whatever target EC2 has given the fleet, it is set anew.
+    /// The fleet's target is set anew.
     fn forget_target(&mut self, key: &str) {
         let Some(fleet) = self.persisted.group_fleets.get(key).cloned() else { return };
-        let unknown = GroupFleet { spot_target: u32::MAX, on_demand_target: u32::MAX, ..fleet };
-        self.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(unknown) });
+        self.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(fleet.of_unknown_target()) });
     }
 
     fn fail_awaiting(&mut self, stem: &str, code: &str, message: &str) {
@@ -673,9 +672,8 @@ impl Engine {
             let adopted = GroupFleet {
                 fleet_id: fleet.id.clone(),
                 account: account.clone(),
-                // Whatever its target is, it is set anew.
-                spot_target: u32::MAX,
-                on_demand_target: u32::MAX,
+                spot_target: GroupFleet::UNKNOWN_TARGET,
+                on_demand_target: GroupFleet::UNKNOWN_TARGET,
                 launch: fleet.client_token.clone().unwrap_or_default(),
                 template: form.map(|(template, _)| template.to_owned()).unwrap_or_default(),
                 options: form.map(|(_, options)| options.to_owned()).unwrap_or_default(),
@@ -689,9 +687,8 @@ impl Engine {
 
     /// Whether EC2 shows the target that was set last; true where it is set anew in any case.
     fn has_target(&self, key: &str, shown: &Fleet) -> bool {
-        self.persisted.group_fleets.get(key).is_none_or(|fleet| {
-            fleet.spot_target == u32::MAX || fleet.spot_target + fleet.on_demand_target == shown.target
-        })
+        let set = self.persisted.group_fleets.get(key).and_then(GroupFleet::target);
+        set.is_none_or(|target| target == shown.target)
     }
 
     /// Deleted behind our back: not shown any more, and not only for a moment.

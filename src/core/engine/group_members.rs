@@ -149,8 +149,7 @@ impl Engine {
 
     /// Since when instances are known that no node has: with the list before a raise, since before anybody waited.
     fn note_seen(&mut self, instances: &[Instance], waiting: &[String], before_raise: bool) {
-        let began = waiting.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since).min();
-        let seen = match began {
+        let seen = match self.since_first(waiting) {
             Some(began) if before_raise => began.saturating_sub(1),
             _ => self.now.mono_ms,
         };

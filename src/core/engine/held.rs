@@ -38,7 +38,7 @@ impl Engine {
         let empty = BTreeMap::new();
         let members = self.index.members(&fleet.fleet_id).unwrap_or(&empty);
         let takes = self.site.group(key).is_some_and(|group| group.scope == FleetScope::Group);
-        let known = |target: u32| (target != u32::MAX).then_some(target);
+        let known = |target: u32| (target != GroupFleet::UNKNOWN_TARGET).then_some(target);
         let report = FleetReport {
             fleet_id: fleet.fleet_id.clone(),
             group: stem.to_owned(),

@@ -69,8 +69,7 @@ impl Engine {
             Unit::Each { .. } => Some(due),
             // ResumeProgram is about to say which jobs these nodes are for.
             Unit::Batch { nodes } => {
-                let waking = nodes.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since);
-                Some(due.max(waking.min().map_or(0, |since| since + longest)))
+                Some(due.max(self.since_first(nodes).map_or(0, |since| since + longest)))
             }
             Unit::Job { id, .. } => self.job_due(*id).map(|at| at.max(due)),
         };
@@ -80,8 +79,7 @@ impl Engine {
     /// `mono_ms` until which others' refusals may delay a launch for these nodes: there is time left to report that
     /// it failed, too.
     fn last_moment(&self, nodes: &[String]) -> u64 {
-        let waking = nodes.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since);
-        let since = waking.min().unwrap_or(0);
+        let since = self.since_first(nodes).unwrap_or(0);
         since + self.launch_deadline(nodes).saturating_sub(since) / 2
     }
 
@@ -155,10 +153,8 @@ impl Engine {
             }
             let mut launches: BTreeMap<u64, BTreeSet<&String>> = BTreeMap::new();
             for name in &nodes {
-                if let Some((stem, index)) =
-                    self.site.locate(name).map(|(group, index)| (group.stem(), index))
-                {
-                    self.unqueue(&stem, index);
+                if let Some((stem, _, index)) = self.site.place_of(name) {
+                    self.unqueue(stem, index);
                 }
                 if self.persisted.bindings.contains_key(name) {
                     self.reports.release(name);

@@ -115,8 +115,12 @@ impl Engine {
     pub(super) fn launch_deadline(&self, nodes: &[String]) -> u64 {
         let patience =
             (u64::from(self.site.settings.resume_timeout_s) * 1000).saturating_sub(30_000).max(60_000);
-        let first = nodes.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since).min();
-        first.unwrap_or(self.now.mono_ms) + patience
+        self.since_first(nodes).unwrap_or(self.now.mono_ms) + patience
+    }
+
+    /// `mono_ms` since which the first of these nodes is as Slurm wants it now.
+    pub(super) fn since_first(&self, nodes: &[String]) -> Option<u64> {
+        nodes.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since).min()
     }
 
     pub(super) fn recover_intent(&mut self, id: u64) {
@@ -277,8 +281,7 @@ impl Engine {
 
     /// Milliseconds since Slurm decided to power up the first of these nodes.
     pub(super) fn waited(&self, nodes: &[String]) -> u64 {
-        let first = nodes.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since).min();
-        first.map_or(0, |since| self.now.since(since))
+        self.since_first(nodes).map_or(0, |since| self.now.since(since))
     }
 
     /// EC2 never showed these instances; whatever they are, they must not stay.

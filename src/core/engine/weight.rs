@@ -66,14 +66,15 @@ impl Engine {
     pub(super) fn forget_weights(&mut self) {
         let weights = &mut self.weights;
         weights.round += 1;
+        if !weights.on {
+            return;
+        }
         for (name, node) in &mut self.nodes {
             node.slurm_weight = None;
             weights.touch(name);
         }
-        if weights.on {
-            weights.unread = true;
-            self.load_slurm_again();
-        }
+        weights.unread = true;
+        self.load_slurm_again();
     }
 
     /// Other rules: every node may be weighed anew.

@@ -10,7 +10,7 @@ use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeFlags, NodeStateChange, Nod
 use slurm_ec2_fleet::core::tag;
 
 use super::plan::SLURMD_TIMEOUT_MS;
-use super::slurmctld::JobState;
+use super::slurmctld::{JobState, Node};
 use super::world::World;
 
 /// Repair is promised within this much beyond what the settings say: batches, latency, one more list.
@@ -560,7 +560,7 @@ impl World {
                     .own_name(number, NodeNaming::LaunchIndex)
                     .and_then(|name| self.slurm.find(&name))
                     .map(|index| &self.slurm.state.nodes[index])
-                    .is_some_and(|node| !node.suspended && !node.booting && node.job.is_some());
+                    .is_some_and(Node::may_run_job);
             let entry = self.checks.unwanted.entry(number).or_insert(Unwanted {
                 since: now,
                 powered_down: suspended,
@@ -638,7 +638,7 @@ impl World {
             let may_hold_job = node.and_then(|node| self.slurm.find(node)).is_some_and(|index| {
                 let node = &self.slurm.state.nodes[index];
                 let bound = driver.is_some_and(|driver| driver.engine.binding(&node.name).is_some());
-                !node.suspended && !node.booting && node.job.is_some() && !bound
+                node.may_run_job() && !bound
             });
             let entry = self.checks.unwanted_fleets.entry(number).or_insert(Unwanted {
                 since: now,

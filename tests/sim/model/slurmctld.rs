@@ -61,6 +61,11 @@ impl Node {
         self.booting && !self.suspended
     }
 
+    /// Up, and given to a job.
+    pub fn may_run_job(&self) -> bool {
+        !self.suspended && !self.booting && self.job.is_some()
+    }
+
     /// A job runs on it, or is placed and waits for other nodes of the job.
     pub fn is_up(&self) -> bool {
         !self.suspended && !self.has(NodeFlags::POWERING_UP) && !self.booting
