@@ -10,6 +10,7 @@ use crate::core::event::{Effect, Event};
 use crate::core::fact::Fact;
 use crate::core::record::{Persisted, Record};
 use crate::core::site::Site;
+use crate::core::slurm_api::{SlurmError, SlurmRequest};
 use crate::core::time::Now;
 use crate::journal::storage::Storage;
 use crate::journal::{Journal, JournalError};
@@ -18,7 +19,7 @@ use crate::journal::{Journal, JournalError};
 pub struct Driver<S> {
     pub engine: Engine,
     journal: Journal<S>,
-    /// Effects that wait for a journal which refused.
+    /// Effects that need the journal, while it refuses.
     held: Vec<Effect>,
 }
 
@@ -30,7 +31,8 @@ pub struct Outcome {
     pub facts: Vec<Fact>,
     /// Which instances nodes got and lost: the journal's records of bindings.
     pub bindings: Vec<Record>,
-    /// The journal refused: effects are held back until [`Driver::retry`] succeeds.
+    /// The journal refused: effects that need it are held back until [`Driver::retry`] succeeds. Who looks and who keeps
+    /// a sleeping node's job alive goes on.
     pub stalled: Option<JournalError>,
 }
 
@@ -48,20 +50,17 @@ impl<S: Storage> Driver<S> {
 
     /// Take one event in.
     pub fn handle(&mut self, event: Event, now: Now) -> Outcome {
-        let step = self.engine.step(event, now);
-        let sync = step.effects.iter().any(Effect::needs_sync);
-        self.journal.append(&step.records);
-        self.held.extend(step.effects);
-        let mut outcome = self.release(sync);
-        outcome.facts.extend(step.facts);
-        let of_binding = |record: &Record| matches!(record, Record::Bound { .. } | Record::Unbound { .. });
-        outcome.bindings.extend(step.records.into_iter().filter(of_binding));
+        let mut outcome = Outcome::default();
+        let effects = self.decide(event, now, &mut outcome);
+        self.release(effects, now, &mut outcome);
         outcome
     }
 
     /// Try the journal again after it refused.
-    pub fn retry(&mut self) -> Outcome {
-        self.release(true)
+    pub fn retry(&mut self, now: Now) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.release(Vec::new(), now, &mut outcome);
+        outcome
     }
 
     #[must_use]
@@ -69,11 +68,41 @@ impl<S: Storage> Driver<S> {
         !self.held.is_empty()
     }
 
-    fn release(&mut self, sync: bool) -> Outcome {
-        let sync = sync || self.held.iter().any(Effect::needs_sync);
-        match self.journal.commit(self.engine.persisted(), sync) {
-            Ok(()) => Outcome { effects: std::mem::take(&mut self.held), ..Outcome::default() },
-            Err(error) => Outcome { stalled: Some(error), ..Outcome::default() },
+    fn decide(&mut self, event: Event, now: Now, outcome: &mut Outcome) -> Vec<Effect> {
+        let step = self.engine.step(event, now);
+        self.journal.append(&step.records);
+        outcome.facts.extend(step.facts);
+        let of_binding = |record: &Record| matches!(record, Record::Bound { .. } | Record::Unbound { .. });
+        outcome.bindings.extend(step.records.into_iter().filter(of_binding));
+        step.effects
+    }
+
+    fn release(&mut self, mut fresh: Vec<Effect>, now: Now, outcome: &mut Outcome) {
+        loop {
+            let sync = !self.held.is_empty() || fresh.iter().any(Effect::needs_sync);
+            if let Err(error) = self.journal.commit(self.engine.persisted(), sync) {
+                outcome.stalled = Some(error);
+                let (held, free): (Vec<_>, Vec<_>) = fresh.into_iter().partition(Effect::needs_sync);
+                self.held.extend(held);
+                outcome.effects.extend(free);
+                return;
+            }
+            outcome.stalled = None;
+            let mut again = Vec::new();
+            for effect in std::mem::take(&mut self.held) {
+                match effect {
+                    Effect::Slurm { call, request } => {
+                        let result = Err(too_late(&request));
+                        again.extend(self.decide(Event::SlurmAnswered { call, result }, now, outcome));
+                    }
+                    effect => outcome.effects.push(effect),
+                }
+            }
+            outcome.effects.append(&mut fresh);
+            if again.is_empty() {
+                return;
+            }
+            fresh = again;
         }
     }
 
@@ -82,3 +111,14 @@ impl<S: Storage> Driver<S> {
         self.journal.into_storage()
     }
 }
+
+/// What the engine wanted of a node minutes ago may kill the job that runs there now: it decides again.
+fn too_late(request: &SlurmRequest) -> SlurmError {
+    SlurmError::Unreachable {
+        what: request.what(),
+        message: "it waited for a journal that refused, and is decided anew".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

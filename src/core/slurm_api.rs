@@ -224,6 +224,21 @@ pub enum SlurmRequest {
     },
 }
 
+impl SlurmRequest {
+    /// For messages.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self {
+            Self::LoadNodes => "the nodes".into(),
+            Self::UpdateNodes(update) => format!("an update of {} nodes", update.names.len()),
+            Self::KeepResponding { nodes } => format!("keeping {} sleeping nodes alive", nodes.len()),
+            Self::StartReadyJobs => "starting jobs whose nodes are up".into(),
+            Self::ExtendJobs { node, .. } => format!("more time for the jobs of {node}"),
+            Self::RequeueJobs { node } => format!("requeueing the jobs of {node}"),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SlurmReply {
     Nodes(Vec<SlurmNode>),

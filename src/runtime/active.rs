@@ -100,7 +100,7 @@ impl<S: Storage> Active<S> {
             return false;
         }
         if self.journal_error.is_some() {
-            let outcome = self.driver.retry();
+            let outcome = self.driver.retry(self.clock.now());
             return self.carry_out(outcome, None);
         }
         true

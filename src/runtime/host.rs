@@ -231,8 +231,10 @@ fn answer(controller: &mut dyn Controller, request: &SlurmRequest) -> SlurmResul
 /// The answer when the host thread cannot take a command.
 #[must_use]
 pub fn busy(request: &SlurmRequest) -> SlurmError {
-    let what = format!("{request:?}").chars().take(40).collect();
-    SlurmError::Unreachable { what, message: "the thread that calls slurmctld is behind".into() }
+    SlurmError::Unreachable {
+        what: request.what(),
+        message: "the thread that calls slurmctld is behind".into(),
+    }
 }
 
 #[cfg(test)]

@@ -226,7 +226,7 @@ impl Engine {
                 Desire::Keep | Desire::Down => self.jobs.end(name),
                 Desire::Waking | Desire::Unknown => {}
             }
-            self.reports.keep(name);
+            self.reports.forget(name);
             match (before, desire) {
                 (_, Desire::Waking) => seen.up.push(name.to_owned()),
                 (Desire::Waking, Desire::Keep) if bound => seen.ready.push((name.to_owned(), waited)),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::tell::reason;
+use super::report::{Cause, reason};
 use super::{Desire, Engine};
 use crate::core::event::ResumeJob;
 use crate::core::fact::FactKind;
@@ -156,9 +156,6 @@ impl Engine {
                 if let Some((stem, _, index)) = self.site.place_of(name) {
                     self.unqueue(stem, index);
                 }
-                if self.persisted.bindings.contains_key(name) {
-                    self.reports.release(name);
-                }
                 if let Some(node) = self.nodes.get_mut(name) {
                     node.reported = true;
                     if let Some(launch) = node.launch.take() {
@@ -180,7 +177,11 @@ impl Engine {
                 .code(code)
                 .after_ms(self.waited(&nodes));
             self.fact(fact);
-            self.reports.add(reason(code, message), nodes);
+            let reason = reason(code, message);
+            let (bound, bare): (Vec<_>, Vec<_>) =
+                nodes.into_iter().partition(|name| self.persisted.bindings.contains_key(name));
+            self.reports.add(Cause::GoesBack, &reason, bound);
+            self.reports.add(Cause::NoInstance, &reason, bare);
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::outbox::Purpose;
-use super::tell;
+use super::report::{Cause, reason};
 use super::view::launch_error;
 use super::{Desire, Engine};
 use crate::core::ec2_api::{
@@ -524,7 +524,7 @@ impl Engine {
         self.fact(fact);
         self.jobs.note_failure(&failed, code, message);
         let released = self.jobs.fail(&failed);
-        self.reports.add(tell::reason(code, message), failed);
+        self.reports.add(Cause::NoInstance, &reason(code, message), failed);
         self.release_nodes(released, code, message);
     }
 }

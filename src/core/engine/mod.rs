@@ -26,12 +26,13 @@ mod reconcile;
 mod relocate;
 #[cfg(test)]
 mod relocate_tests;
+mod report;
 mod shortage;
 mod sleep;
 mod tags;
 mod tell;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 mod watched;
 mod weight;
@@ -113,7 +114,7 @@ pub struct Engine {
     ended: BTreeMap<String, u64>,
     end_attempts: BTreeMap<u64, u32>,
     tell: tell::Tell,
-    reports: tell::Reports,
+    reports: report::Reports,
     weights: weight::Weights,
     tags: tags::TagQueue,
     views: BTreeMap<Account, list::CloudView>,
@@ -152,8 +153,6 @@ pub struct Engine {
     sleep_watch_at: u64,
     sleep_watch_in_flight: u32,
     start_jobs_at: Option<u64>,
-    /// Nodes that are to be powered down although they are bound.
-    forced: BTreeSet<String>,
     calls: BTreeMap<CallId, outbox::Purpose>,
     next_call: CallId,
     outbox: outbox::Outbox,
@@ -188,7 +187,7 @@ impl Engine {
             ended: BTreeMap::new(),
             end_attempts: BTreeMap::new(),
             tell: tell::Tell::default(),
-            reports: tell::Reports::default(),
+            reports: report::Reports::default(),
             tags: tags::TagQueue::default(),
             views: BTreeMap::new(),
             slurm: list::SlurmView::default(),
@@ -217,7 +216,6 @@ impl Engine {
             sleep_watch_at: 0,
             sleep_watch_in_flight: 0,
             start_jobs_at: None,
-            forced: BTreeSet::new(),
             calls: BTreeMap::new(),
             next_call: 1,
             outbox: outbox::Outbox::default(),
@@ -386,6 +384,7 @@ impl Engine {
             Purpose::WatchSleep { .. } => self.take_sleep_watch(result),
             Purpose::Relocate { node, intent, .. } => self.take_relocation(&node, intent, result),
             Purpose::Mind
+            | Purpose::Close { .. }
             | Purpose::StartJobs
             | Purpose::Load { .. }
             | Purpose::Tell { .. }
@@ -407,7 +406,7 @@ impl Engine {
                 }),
             ),
             Purpose::Tell { nodes } => self.take_told(nodes, result),
-            Purpose::Report { reason, nodes } => self.take_reported(reason, nodes, result),
+            Purpose::Report { nodes } => self.take_reported(&nodes, result),
             Purpose::Weigh { nodes, weight, round } => self.take_weighed(nodes, weight, round, result),
             Purpose::Reset { nodes } => self.take_reset(&nodes, result),
             Purpose::StartJobs
@@ -426,6 +425,7 @@ impl Engine {
             | Purpose::CancelSpot { .. }
             | Purpose::Relocate { .. }
             | Purpose::WatchSleep { .. } => {}
+            Purpose::Close { node } => self.take_closed(&node, result),
             Purpose::Mind => self.take_minded(result),
         }
     }

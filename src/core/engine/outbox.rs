@@ -53,7 +53,6 @@ pub(super) enum Purpose {
         nodes: Vec<String>,
     },
     Report {
-        reason: String,
         nodes: Vec<String>,
     },
     Weigh {
@@ -109,6 +108,10 @@ pub(super) enum Purpose {
         intent: Option<u64>,
         group: ActionGroup,
     },
+    /// Close the node of an instance that sleeps to new jobs.
+    Close {
+        node: String,
+    },
     /// What a sleeping or waking node, or one whose fleet is to go, needs from slurmctld.
     Mind,
 }
@@ -137,6 +140,7 @@ impl Purpose {
             | Self::Weigh { .. }
             | Self::Reset { .. }
             | Self::StartJobs
+            | Self::Close { .. }
             | Self::Mind => None,
         }
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::launch::Launch;
 use super::outbox::Purpose;
-use super::tell::reason;
+use super::report::{Cause, reason};
 use super::{Desire, Engine, Node};
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance, InstanceState};
 use crate::core::fact::FactKind;
@@ -371,7 +371,9 @@ impl Engine {
         let message = format!("instance {id} ended in EC2");
         match self.nodes.get_mut(node).map(|n| (n.desire, &mut n.reported)) {
             Some((Desire::Waking, _)) => self.fail_nodes(&[node.to_owned()], why, &message),
-            Some((Desire::Keep, _)) => self.reports.add(reason(why, &message), vec![node.to_owned()]),
+            Some((Desire::Keep, _)) => {
+                self.reports.add(Cause::NoInstance, &reason(why, &message), [node.to_owned()])
+            }
             _ => {}
         }
     }
@@ -419,7 +421,7 @@ impl Engine {
         }
         let text = format!("{} nodes are up in Slurm without an instance in EC2", lost.len());
         self.fact(self.new_fact(FactKind::NodeWithoutInstance, text).nodes(&lost));
-        self.reports.add(reason("NoInstance", "no EC2 instance stands behind this node"), lost);
+        self.reports.add(Cause::Bare, &reason("NoInstance", "no EC2 instance stands behind this node"), lost);
     }
 
     /// An administrator wants other instances for these nodes: Slurm powers them down, and up again when it needs them.
@@ -433,15 +435,21 @@ impl Engine {
             self.end_fleet_of(node);
         }
         self.unbind(&bound, "replaced by an administrator");
-        self.reports.add(reason("Replaced", "replaced by an administrator"), bound);
+        self.reports.add(Cause::NoInstance, &reason("Replaced", "replaced by an administrator"), bound);
     }
 }
 
 /// Behind these addresses Slurm runs jobs.
 ///
-/// A job on a node that is powered down waits for its power-up; the address is that of the instance before.
+/// A job on a node that is powered down or has yet to register waits; the address is that of the instance before, and may
+/// have become another's since.
 pub(super) fn busy_addresses(nodes: &NameMap<Node>) -> BTreeSet<&str> {
-    let busy = nodes.values().filter(|node| node.has_job && node.desire != Desire::Down);
+    let runs = |node: &&Node| match node.desire {
+        Desire::Down => false,
+        Desire::Waking => !node.flags.has(NodeFlags::POWERING_UP),
+        Desire::Keep | Desire::Unknown => true,
+    };
+    let busy = nodes.values().filter(|node| node.has_job).filter(runs);
     busy.filter_map(|node| node.slurm_addr.as_deref()).collect()
 }
 

@@ -8,18 +8,21 @@ use std::collections::BTreeMap;
 
 use super::index::Bound;
 use super::outbox::Purpose;
-use super::tell::REASON_PREFIX;
+use super::report::{Cause, REASON_PREFIX};
 use super::{Desire, Engine};
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance, InstanceState};
 use crate::core::fact::FactKind;
 use crate::core::site::{Account, AfterMaxHibernation, NodeGroup};
-use crate::core::slurm_api::{NodeFlags, NodeStateChange, NodeUpdate, SlurmRequest};
+use crate::core::slurm_api::{NodeFlags, NodeStateChange, NodeUpdate, SlurmRequest, SlurmResult};
 use crate::core::time::Now;
 
 /// Reason of a node that is closed to new jobs while its instance sleeps.
 pub(super) const ASLEEP_REASON: &str = "hibernated by EC2";
 
 pub(super) const MINUTE_MS: u64 = 60_000;
+
+/// How soon slurmctld is asked again to close a node.
+const CLOSE_RETRY_MS: u64 = 5_000;
 
 /// One sleeping node.
 #[derive(Clone, Debug)]
@@ -32,11 +35,20 @@ pub(super) struct Sleep {
     given_up: bool,
     /// `mono_ms` before which no move to on-demand is begun.
     move_at: u64,
+    /// `mono_ms` at which slurmctld is to be asked to close the node to new jobs; `None`: it was.
+    close_at: Option<u64>,
 }
 
 impl Sleep {
     pub(super) fn begun(now: Now, since_unix_ms: u64) -> Self {
-        Self { since: now.mono_ms, since_unix_ms, extended: 0, given_up: false, move_at: 0 }
+        Self {
+            since: now.mono_ms,
+            since_unix_ms,
+            extended: 0,
+            given_up: false,
+            move_at: 0,
+            close_at: Some(0),
+        }
     }
 
     /// A move that failed is not tried again before `at`.
@@ -173,13 +185,33 @@ impl Engine {
         self.alive_at = self.now.mono_ms;
         let text = format!("EC2 hibernated the instance of {node}; its job waits");
         self.fact(self.new_fact(FactKind::NodeAsleep, text).nodes([node]));
+    }
+
+    /// `mono_ms` at which it is asked for again.
+    fn close(&mut self, node: &str) -> Option<u64> {
+        let at = self.sleeping.get(node)?.close_at?;
+        if at > self.now.mono_ms {
+            return Some(at);
+        }
+        self.sleeping.get_mut(node)?.close_at = None;
         let update = NodeUpdate {
             names: vec![node.to_owned()],
             state: Some(NodeStateChange::Drain),
             reason: Some(format!("{REASON_PREFIX}{ASLEEP_REASON}")),
             ..NodeUpdate::default()
         };
-        self.slurm_call(Purpose::Mind, SlurmRequest::UpdateNodes(update));
+        self.slurm_call(Purpose::Close { node: node.to_owned() }, SlurmRequest::UpdateNodes(update));
+        None
+    }
+
+    pub(super) fn take_closed(&mut self, node: &str, result: SlurmResult) {
+        let again = self.now.mono_ms + CLOSE_RETRY_MS;
+        if result.is_err()
+            && let Some(sleep) = self.sleeping.get_mut(node)
+        {
+            sleep.close_at = Some(again);
+        }
+        self.take_minded(result);
     }
 
     pub(super) fn wake_up(&mut self, node: &str) {
@@ -252,7 +284,7 @@ impl Engine {
                 .is_some_and(|n| n.desire == Desire::Keep && n.flags.has(NodeFlags::NOT_RESPONDING));
             if dead && !self.sleeping.contains_key(&node) && !self.is_locked(&node) {
                 let message = format!("slurmd did not answer within {seconds} s after the sleep");
-                self.force_down(&node, "WakeTimeoutSec", &message);
+                self.force_down(&node, Cause::Unanswered, "WakeTimeoutSec", &message);
             }
         }
         self.look_at_overdue();
@@ -282,12 +314,11 @@ impl Engine {
         }
     }
 
-    /// What the time asleep leads to: longer time limits, and an end where the site sets one.
+    /// What the time asleep leads to: a node closed to new jobs, longer time limits, and an end where the site sets one.
     fn mind_time_asleep(&mut self) {
         for node in self.sleeping.take_due(self.now.mono_ms) {
-            let extended = self.lengthen_jobs(&node);
-            let ended = self.end_long_sleep(&node);
-            self.sleeping.look_again(&node, extended.into_iter().chain(ended).min());
+            let looks = [self.close(&node), self.lengthen_jobs(&node), self.end_long_sleep(&node)];
+            self.sleeping.look_again(&node, looks.into_iter().flatten().min());
         }
         if let Some(at) = self.sleeping.next_look() {
             self.wake(at);
@@ -333,7 +364,7 @@ impl Engine {
         }
         sleep.given_up = true;
         let message = format!("asleep for more than {minutes} minutes; its jobs are requeued");
-        self.force_down(node, "MaxHibernationMin", &message);
+        self.force_down(node, Cause::Overslept, "MaxHibernationMin", &message);
         None
     }
 

@@ -1,30 +1,18 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What slurmctld has to be told: addresses of bound nodes, and nodes that will not come.
+//! What slurmctld has to be told: addresses of bound nodes, jobs that may start, nodes that are back in service.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::outbox::Purpose;
+use super::report::REASON_PREFIX;
 use super::sleep::ASLEEP_REASON;
-use super::{Desire, Engine, PowerSource};
+use super::{Engine, PowerSource};
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
 use crate::core::record::Record;
 use crate::core::slurm_api::{
     NodeBase, NodeFlags, NodeStateChange, NodeUpdate, SlurmError, SlurmRequest, SlurmResult,
 };
-
-/// Reasons of ours begin with this, so that a node we took down is known again.
-pub const REASON_PREFIX: &str = "ec2fleet: ";
-
-/// Longest reason in characters: `sinfo -R` and log lines stay readable.
-const MAX_REASON: usize = 200;
-
-/// Where no slurmd is: connect() refuses it at once.
-///
-/// slurmctld tells the nodes of a job that it requeues. It looks each name up under the lock of its configuration, which in
-/// 22.05 takes ten seconds if there is no such name, and stands still (slurm_conf_get_addr in src/common/read_config.c,
-/// get_addr_info in src/common/util-net.c).
-const NOWHERE: &str = "255.255.255.255";
 
 /// Nodes of one job register within moments of each other: one round serves them all.
 const START_JOBS_DELAY_MS: u64 = 500;
@@ -34,16 +22,6 @@ const RESET_INTERVAL_MS: u64 = 60_000;
 
 /// How soon that is tried again which did not reach slurmctld.
 const RESET_RETRY_MS: u64 = 5_000;
-
-/// The reason that Slurm shows for a node which EC2 could not give.
-#[must_use]
-pub fn reason(code: &str, message: &str) -> String {
-    let mut text = format!("{REASON_PREFIX}{code}: {message}").replace(['\n', '\r'], " ");
-    if text.chars().count() > MAX_REASON {
-        text = text.chars().take(MAX_REASON - 1).collect::<String>() + "…";
-    }
-    text
-}
 
 /// Nodes whose address slurmctld does not have yet.
 #[derive(Clone, Debug, Default)]
@@ -65,36 +43,6 @@ impl Tell {
 
     pub(super) fn is_empty(&self) -> bool {
         self.nodes.is_empty() && !self.in_flight
-    }
-}
-
-/// Nodes to be reported as failed, by reason.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Reports {
-    by_reason: BTreeMap<String, BTreeSet<String>>,
-    /// Nodes that have an instance and go back with their job, as long as they have not registered.
-    released: BTreeSet<String>,
-    in_flight: bool,
-    attempts: u32,
-    next_at: u64,
-}
-
-impl Reports {
-    pub(super) fn add(&mut self, reason: String, nodes: Vec<String>) {
-        self.by_reason.entry(reason).or_default().extend(nodes);
-    }
-
-    pub(super) fn release(&mut self, node: &str) {
-        self.released.insert(node.to_owned());
-    }
-
-    /// The node's power-up is over.
-    pub(super) fn keep(&mut self, node: &str) {
-        self.released.remove(node);
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_reason.is_empty() && !self.in_flight
     }
 }
 
@@ -167,77 +115,6 @@ impl Engine {
         }
     }
 
-    pub(super) fn report_failures(&mut self) {
-        if self.reports.in_flight || self.reports.by_reason.is_empty() {
-            return;
-        }
-        if self.reports.next_at > self.now.mono_ms {
-            self.wake(self.reports.next_at);
-            return;
-        }
-        while let Some((reason, nodes)) = self.reports.by_reason.pop_first() {
-            // What has been suspended or bound meanwhile is no failure any more.
-            let nodes: Vec<String> = nodes
-                .into_iter()
-                .filter(|name| {
-                    let desire = self.nodes.get(name).map_or(Desire::Unknown, |node| node.desire);
-                    matches!(desire, Desire::Waking | Desire::Keep)
-                        && (!self.persisted.bindings.contains_key(name)
-                            || self.forced.contains(name)
-                            || self.reports.released.contains(name))
-                        && !self.is_locked(name)
-                })
-                .collect();
-            for name in &nodes {
-                self.forced.remove(name);
-            }
-            if nodes.is_empty() {
-                continue;
-            }
-            let update = NodeUpdate {
-                names: nodes.clone(),
-                addrs: self.addresses_beside_names(&nodes),
-                state: Some(NodeStateChange::PowerDownForce),
-                reason: Some(reason.clone()),
-                ..NodeUpdate::default()
-            };
-            self.reports.in_flight = true;
-            self.slurm_call(Purpose::Report { reason, nodes }, SlurmRequest::UpdateNodes(update));
-            return;
-        }
-    }
-
-    /// Addresses for nodes that go down, if slurmctld would have to look one of them up: a node without an address has its name.
-    fn addresses_beside_names(&self, nodes: &[String]) -> Option<Vec<String>> {
-        let mut named = false;
-        let address = |name: &String| {
-            let told = self.nodes.get(name).and_then(|node| node.slurm_addr.as_ref());
-            let told = told.filter(|addr| *addr != name);
-            let bound = self.persisted.bindings.get(name).map(|binding| &binding.addr);
-            named |= told.is_none();
-            bound.or(told).map_or_else(|| NOWHERE.to_owned(), Clone::clone)
-        };
-        let addresses = nodes.iter().map(address).collect();
-        named.then_some(addresses)
-    }
-
-    pub(super) fn take_reported(&mut self, reason: String, nodes: Vec<String>, result: SlurmResult) {
-        self.reports.in_flight = false;
-        if let Err(error) = result {
-            self.reports.attempts += 1;
-            self.reports.next_at = self.now.mono_ms + backoff_ms(self.reports.attempts + 2, &mut self.rng);
-            self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
-            let forced = nodes.iter().filter(|name| {
-                self.persisted.bindings.contains_key(*name) && !self.reports.released.contains(*name)
-            });
-            self.forced.extend(forced.cloned());
-            self.reports.by_reason.entry(reason).or_default().extend(nodes);
-        } else {
-            self.reports.attempts = 0;
-            self.reports.next_at = 0;
-        }
-    }
-
     /// Nodes registered: jobs that wait for them need not wait for slurmctld's next round of 30 s.
     pub(super) fn jobs_may_start(&mut self) {
         if self.options.source == PowerSource::Watch {
@@ -253,14 +130,6 @@ impl Engine {
         }
         self.start_jobs_at = None;
         self.slurm_call(Purpose::StartJobs, SlurmRequest::StartReadyJobs);
-    }
-
-    /// Have Slurm power a node down now, whatever runs there.
-    pub(super) fn force_down(&mut self, node: &str, code: &str, message: &str) {
-        self.forced.insert(node.to_owned());
-        let fact = self.new_fact(FactKind::NodesFailed, message).nodes([node]).code(code);
-        self.fact(fact);
-        self.reports.add(reason(code, message), vec![node.to_owned()]);
     }
 
     pub(super) fn take_minded(&mut self, result: SlurmResult) {

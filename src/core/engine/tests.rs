@@ -13,10 +13,12 @@ use crate::core::fleet_spec::{
     LaunchTemplateOverride, LaunchTemplateSpecification, OnDemandOptions, SpotOptions,
 };
 use crate::core::site::{FleetScope, Hibernation, Lifecycle, NodeGroup, NodeNaming, Settings};
-use crate::core::slurm_api::{NodeStateChange, NodeUpdate, PowerReading, SlurmNode, SlurmRequest};
+use crate::core::slurm_api::{
+    NodeStateChange, NodeUpdate, PowerReading, SlurmError, SlurmNode, SlurmRequest,
+};
 use crate::core::tag;
 
-pub(super) fn group(name: &str) -> NodeGroup {
+pub(crate) fn group(name: &str) -> NodeGroup {
     NodeGroup {
         partition: "p".into(),
         name: name.into(),
@@ -250,6 +252,10 @@ impl Bench {
         bench.give(Event::Power(PowerReading { waking_ended: ended, ..PowerReading::default() }));
         bench
     }
+}
+
+fn unreachable_slurmctld() -> SlurmError {
+    SlurmError::Unreachable { what: "an update".into(), message: "no answer".into() }
 }
 
 fn capacity() -> CloudError {
@@ -505,6 +511,24 @@ fn behind_a_busy_address_nothing_is_terminated() {
 }
 
 #[test]
+fn an_address_that_a_waking_node_had_before_protects_nobody() {
+    let mut bench = Bench::ready();
+    // EC2 gave the address of the node's instance of last time to another, which is nobody's.
+    let addr = bench.instance("i-nobody", 0, "lost").private_ip.unwrap();
+    bench.instances[0].tags.insert(tag::GROUP.into(), "other".into());
+    bench.wake(&["p-g-5"]);
+    let waiting = NodeFlags::CLOUD.with(NodeFlags::POWERING_UP).with(NodeFlags::NOT_RESPONDING);
+    bench.set_slurm("p-g-5", NodeBase::Allocated, waiting);
+    bench.slurm[0].addr = addr;
+    let ended = (0..10).any(|_| {
+        bench.rescan(61);
+        bench.tick(40);
+        bench.take("TerminateInstances").is_some()
+    });
+    assert!(ended);
+}
+
+#[test]
 fn a_lost_journal_is_rebuilt_from_addresses_and_tags() {
     let mut before = Bench::up();
     before.instances[0].tags.insert(tag::NODES.into(), "p-g-[0-3]".into());
@@ -669,6 +693,30 @@ fn a_node_stuck_down_after_resume_timeout_is_brought_back_and_others_are_not() {
 }
 
 #[test]
+fn a_failure_that_slurmctld_was_not_told_of_is_not_held_against_the_next_power_up() {
+    for woken_again in [false, true] {
+        let mut bench = Bench::ready();
+        bench.wake(&["p-g-0"]);
+        bench.tick(40);
+        let (call, _) = bench.take("CreateFleet").expect("a launch");
+        let refused = CloudError { class: ErrorClass::Permission, ..capacity() };
+        bench.give(Event::CloudAnswered { call, result: Err(refused) });
+        let (call, _) = bench.take_update().expect("the failure");
+        if woken_again {
+            bench.give(Event::Power(PowerReading {
+                waking_ended: vec!["p-g-0".into()],
+                suspended: vec!["p-g-0".into()],
+                ..PowerReading::default()
+            }));
+            bench.wake(&["p-g-0"]);
+        }
+        bench.give(Event::SlurmAnswered { call, result: Err(unreachable_slurmctld()) });
+        bench.tick(30_000);
+        assert_eq!(bench.take_update().is_none(), woken_again);
+    }
+}
+
+#[test]
 fn a_reset_that_did_not_reach_slurmctld_is_tried_again_before_a_pass_ends() {
     let mut bench = Bench::ready();
     assert!(bench.engine.is_idle());
@@ -676,11 +724,7 @@ fn a_reset_that_did_not_reach_slurmctld_is_tried_again_before_a_pass_ends() {
     bench.slurm[0].reason = Some("ResumeTimeout reached".into());
     bench.rescan(60);
     let (call, _) = bench.take_update().expect("the node is reset");
-    let unreachable = crate::core::slurm_api::SlurmError::Unreachable {
-        what: "update".into(),
-        message: "no answer".into(),
-    };
-    bench.give(Event::SlurmAnswered { call, result: Err(unreachable) });
+    bench.give(Event::SlurmAnswered { call, result: Err(unreachable_slurmctld()) });
     assert!(!bench.engine.is_idle());
     bench.rescan(6);
     let (call, update) = bench.take_update().expect("and again");
@@ -852,6 +896,28 @@ fn an_empty_fleet_is_deleted_and_the_next_pool_is_asked() {
     let (_, update) = bench.take_update().expect("then the node is reported");
     assert!(update.reason.unwrap().contains("UnfulfillableCapacity"));
     assert!(bench.engine.persisted().fleets.is_empty());
+}
+
+#[test]
+fn a_sleeping_node_that_could_not_be_closed_is_closed_later_unless_it_is_awake() {
+    let closing = |bench: &mut Bench| {
+        let (call, update) = bench.take_update()?;
+        assert_eq!(update.state, Some(NodeStateChange::Drain));
+        Some(call)
+    };
+    for slept_on in [true, false] {
+        let mut bench = Bench::sleeper();
+        bench.look(InstanceState::Stopped);
+        let call = closing(&mut bench).expect("closed at once");
+        bench.give(Event::SlurmAnswered { call, result: Err(unreachable_slurmctld()) });
+        assert!(closing(&mut bench).is_none(), "not at once again");
+        if !slept_on {
+            bench.look(InstanceState::Running);
+            bench.requests();
+        }
+        bench.tick(5_000);
+        assert_eq!(closing(&mut bench).is_some(), slept_on);
+    }
 }
 
 #[test]

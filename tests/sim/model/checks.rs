@@ -58,6 +58,9 @@ struct Unwanted {
     since: u64,
     /// It had a node, and Slurm powered that down.
     powered_down: bool,
+    /// A process has begun since to whose journal it is unknown: only the name it was told, and that this node is powered
+    /// down now, say that it has to go.
+    by_name: bool,
     /// When a node with a job was seen last whose name it was told.
     excused: u64,
 }
@@ -471,6 +474,7 @@ impl World {
         for (number, unwanted) in &mut self.checks.unwanted {
             let id = &self.ec2.machines[*number].id;
             let told = self.ec2.own_name(*number, NodeNaming::LaunchIndex).is_some();
+            unwanted.by_name = told && !known.contains(id);
             unwanted.powered_down &= told || known.contains(id);
         }
     }
@@ -553,19 +557,22 @@ impl World {
                 self.checks.unwanted.remove(&number);
                 continue;
             }
+            let told = self.ec2.own_name(number, NodeNaming::LaunchIndex);
+            let named =
+                told.and_then(|name| self.slurm.find(&name)).map(|index| &self.slurm.state.nodes[index]);
+            let named_down = named.is_some_and(|node| node.suspended);
             // Two can have been told one name: while the node has a job, none of them is ended.
-            let may_run_job = owner.is_none()
-                && self
-                    .ec2
-                    .own_name(number, NodeNaming::LaunchIndex)
-                    .and_then(|name| self.slurm.find(&name))
-                    .map(|index| &self.slurm.state.nodes[index])
-                    .is_some_and(Node::may_run_job);
+            let may_run_job = owner.is_none() && named.is_some_and(Node::may_run_job);
             let entry = self.checks.unwanted.entry(number).or_insert(Unwanted {
                 since: now,
                 powered_down: suspended,
+                by_name: false,
                 excused: 0,
             });
+            if entry.by_name && !named_down {
+                // Woken before a list showed the instance: now the node waits for another, and this is one without a node.
+                (entry.powered_down, entry.by_name, entry.since) = (false, false, now);
+            }
             if may_run_job {
                 entry.excused = now;
             }
@@ -643,6 +650,7 @@ impl World {
             let entry = self.checks.unwanted_fleets.entry(number).or_insert(Unwanted {
                 since: now,
                 powered_down: suspended,
+                by_name: false,
                 excused: 0,
             });
             if may_hold_job {

@@ -312,8 +312,9 @@ impl World {
             return;
         }
         self.controllers[host].retry_planned = false;
+        let now = self.time(host);
         let Some(driver) = self.controllers[host].driver.as_mut() else { return };
-        let outcome = driver.retry();
+        let outcome = driver.retry(now);
         self.carry_out(host, outcome);
     }
 

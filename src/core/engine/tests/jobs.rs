@@ -306,9 +306,7 @@ fn a_released_node_that_registers_before_the_report_stays() {
     bench.refuse(in_h);
     let (call, update) = bench.take_update().expect("the failure");
     assert_eq!(update.names, ["p-g-0", "p-h-0"]);
-    let unreachable =
-        crate::core::slurm_api::SlurmError::Unreachable { what: "a".into(), message: "b".into() };
-    bench.give(Event::SlurmAnswered { call, result: Err(unreachable) });
+    bench.give(Event::SlurmAnswered { call, result: Err(unreachable_slurmctld()) });
     // By now another job may run on it.
     bench.give(Event::Power(PowerReading { waking_ended: names(&["p-g-0"]), ..PowerReading::default() }));
     bench.tick(60_000);

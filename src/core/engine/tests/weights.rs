@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::core::site::NodeWeights;
-use crate::core::slurm_api::SlurmError;
 
 const SPOT: u32 = 2;
 const ON_DEMAND: u32 = 1;
@@ -145,8 +144,7 @@ fn nodes_that_slurmctld_does_not_show_are_told_once_after_each_reading_of_slurm_
 fn a_write_that_slurmctld_refuses_is_repeated_later() {
     let mut bench = up(weighed(), &[2]);
     let (call, _) = bench.take_update().expect("a fallback");
-    let error = SlurmError::Unreachable { what: "an update".into(), message: "busy".into() };
-    bench.give(Event::SlurmAnswered { call, result: Err(error) });
+    bench.give(Event::SlurmAnswered { call, result: Err(unreachable_slurmctld()) });
     assert_eq!(bench.take_update(), None, "not at once");
     assert!(!bench.engine.is_idle(), "it is owed");
     bench.tick(60_000);

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Nodes that Slurm has to power down now: because no instance comes, or because of what became of theirs.
+//!
+//! A report that did not reach slurmctld is not repeated as it was: by then its node may run a job.
+
+use std::collections::BTreeMap;
+
+use super::outbox::Purpose;
+use super::{Desire, Engine};
+use crate::core::fact::FactKind;
+use crate::core::limits::backoff_ms;
+use crate::core::slurm_api::{NodeFlags, NodeStateChange, NodeUpdate, SlurmRequest, SlurmResult};
+
+/// Reasons of ours begin with this, so that a node we took down is known again.
+pub const REASON_PREFIX: &str = "ec2fleet: ";
+
+/// Longest reason in characters: `sinfo -R` and log lines stay readable.
+const MAX_REASON: usize = 200;
+
+/// Where no slurmd is: connect() refuses it at once.
+///
+/// slurmctld tells the nodes of a job that it requeues. It looks each name up under the lock of its configuration, which in
+/// 22.05 takes ten seconds if there is no such name, and stands still (slurm_conf_get_addr in src/common/read_config.c,
+/// get_addr_info in src/common/util-net.c).
+const NOWHERE: &str = "255.255.255.255";
+
+/// The reason that Slurm shows for a node which EC2 could not give.
+#[must_use]
+pub fn reason(code: &str, message: &str) -> String {
+    let mut text = format!("{REASON_PREFIX}{code}: {message}").replace(['\n', '\r'], " ");
+    if text.chars().count() > MAX_REASON {
+        text = text.chars().take(MAX_REASON - 1).collect::<String>() + "…";
+    }
+    text
+}
+
+/// Why a node is to be powered down: looked at again each time that slurmctld is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It has no instance.
+    NoInstance,
+    /// It is up without one, and runs no job.
+    Bare,
+    /// It has one, and goes back with its job as long as it has not registered.
+    GoesBack,
+    /// Its instance sleeps for too long.
+    Overslept,
+    /// Its instance is back from sleep, and its slurmd does not answer.
+    Unanswered,
+}
+
+#[derive(Clone, Debug)]
+struct Report {
+    cause: Cause,
+    reason: String,
+    /// slurmctld is being told.
+    asked: bool,
+}
+
+/// Nodes to be reported as failed, each in the power-up in which it failed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reports {
+    nodes: BTreeMap<String, Report>,
+    in_flight: bool,
+    attempts: u32,
+    next_at: u64,
+}
+
+impl Reports {
+    pub(super) fn add(&mut self, cause: Cause, reason: &str, nodes: impl IntoIterator<Item = String>) {
+        let report = Report { cause, reason: reason.to_owned(), asked: false };
+        self.nodes.extend(nodes.into_iter().map(|node| (node, report.clone())));
+    }
+
+    /// Slurm wants something else of the node than when it failed.
+    pub(super) fn forget(&mut self, node: &str) {
+        self.nodes.remove(node);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && !self.in_flight
+    }
+
+    /// Those with the same reason as the first that slurmctld has not been told of.
+    fn take_next(&mut self) -> Option<(String, Vec<String>)> {
+        let reason = self.nodes.values().find(|report| !report.asked)?.reason.clone();
+        let mut nodes = Vec::new();
+        for (node, report) in &mut self.nodes {
+            if !report.asked && report.reason == reason {
+                report.asked = true;
+                nodes.push(node.clone());
+            }
+        }
+        Some((reason, nodes))
+    }
+}
+
+impl Engine {
+    pub(super) fn report_failures(&mut self) {
+        if self.reports.in_flight || self.reports.nodes.is_empty() {
+            return;
+        }
+        if self.reports.next_at > self.now.mono_ms {
+            self.wake(self.reports.next_at);
+            return;
+        }
+        let mut reports = std::mem::take(&mut self.reports.nodes);
+        reports.retain(|node, report| self.is_failed(node, report.cause));
+        self.reports.nodes = reports;
+        let Some((reason, nodes)) = self.reports.take_next() else { return };
+        let update = NodeUpdate {
+            names: nodes.clone(),
+            addrs: self.addresses_beside_names(&nodes),
+            state: Some(NodeStateChange::PowerDownForce),
+            reason: Some(reason),
+            ..NodeUpdate::default()
+        };
+        self.reports.in_flight = true;
+        self.slurm_call(Purpose::Report { nodes }, SlurmRequest::UpdateNodes(update));
+    }
+
+    /// What has been suspended, bound or answered meanwhile is no failure any more.
+    fn is_failed(&self, name: &str, cause: Cause) -> bool {
+        let Some(node) = self.nodes.get(name) else { return false };
+        let asleep = self.sleeping.contains_key(name);
+        let bound = self.persisted.bindings.contains_key(name);
+        let failed = match cause {
+            Cause::NoInstance => !bound,
+            Cause::Bare => !bound && !node.has_job,
+            Cause::GoesBack => node.desire == Desire::Waking,
+            Cause::Overslept => asleep,
+            Cause::Unanswered => !asleep && node.flags.has(NodeFlags::NOT_RESPONDING),
+        };
+        failed && matches!(node.desire, Desire::Waking | Desire::Keep) && !self.is_locked(name)
+    }
+
+    /// Addresses for nodes that go down, if slurmctld would have to look one of them up: a node without an address has its name.
+    fn addresses_beside_names(&self, nodes: &[String]) -> Option<Vec<String>> {
+        let mut named = false;
+        let address = |name: &String| {
+            let told = self.nodes.get(name).and_then(|node| node.slurm_addr.as_ref());
+            let told = told.filter(|addr| *addr != name);
+            let bound = self.persisted.bindings.get(name).map(|binding| &binding.addr);
+            named |= told.is_none();
+            bound.or(told).map_or_else(|| NOWHERE.to_owned(), Clone::clone)
+        };
+        let addresses = nodes.iter().map(address).collect();
+        named.then_some(addresses)
+    }
+
+    pub(super) fn take_reported(&mut self, nodes: &[String], result: SlurmResult) {
+        let reports = &mut self.reports;
+        reports.in_flight = false;
+        let Err(error) = result else {
+            reports.attempts = 0;
+            reports.next_at = 0;
+            reports.nodes.retain(|_, report| !report.asked);
+            return;
+        };
+        reports.attempts += 1;
+        reports.next_at = self.now.mono_ms + backoff_ms(reports.attempts + 2, &mut self.rng);
+        for report in reports.nodes.values_mut() {
+            report.asked = false;
+        }
+        self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(nodes));
+    }
+
+    /// Have Slurm power a node down now, whatever runs there.
+    pub(super) fn force_down(&mut self, node: &str, cause: Cause, code: &str, message: &str) {
+        let fact = self.new_fact(FactKind::NodesFailed, message).nodes([node]).code(code);
+        self.fact(fact);
+        self.reports.add(cause, &reason(code, message), [node.to_owned()]);
+    }
+}
