@@ -669,6 +669,7 @@ impl Slurmctld {
             if back {
                 node.base = NodeBase::Idle;
                 node.last_busy = Some(k.now);
+                k.after(self.plan.suspend_time_ms + 1_100, Action::PowerWork);
             }
             if silent || back {
                 if let Some(job) = self.state.nodes[index].job {
@@ -835,7 +836,10 @@ impl Slurmctld {
                     self.state.nodes[index].base = NodeBase::Down;
                 }
                 Some(NodeStateChange::Drain) => node.set(NodeFlags::DRAIN),
-                Some(NodeStateChange::Undrain) => node.clear(NodeFlags::DRAIN),
+                Some(NodeStateChange::Undrain) => {
+                    node.clear(NodeFlags::DRAIN);
+                    self.plan_allocation(k);
+                }
             }
         }
         self.touched(k);
