@@ -2,6 +2,9 @@
 //! Spot nodes that EC2 hibernates: their slurmds and steps are really frozen, and their jobs outlive it.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -29,12 +32,7 @@ fn options(nodes: u32, keep_responding: bool) -> Options {
 }
 
 /// A job that counts seconds of its own life: frozen, it does not count.
-pub fn counting_job(
-    cluster: &Cluster,
-    seconds: u32,
-    limit_minutes: u32,
-    number: usize,
-) -> (u32, std::path::PathBuf) {
+pub fn counting_job(cluster: &Cluster, seconds: u32, limit_minutes: u32, number: usize) -> (u32, PathBuf) {
     let output = cluster.scratch.path().join(format!("count-{number}.out"));
     let script =
         format!("for i in $(seq {seconds}); do sleep 1; done; echo counted {seconds} on $SLURMD_NODENAME");
@@ -231,6 +229,78 @@ fn a_sleep_longer_than_the_time_limit_does_not_time_the_job_out() {
     let end = cluster.slurm.wait_for_job(job).unwrap();
     assert_eq!((end["JobState"].as_str(), end["Restarts"].as_str()), ("COMPLETED", "0"), "{end:?}");
     assert!(std::fs::read_to_string(output).unwrap().contains("counted 30"));
+}
+
+/// A file system of its own, small enough to be filled.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(folder: PathBuf) -> Self {
+        std::fs::create_dir_all(&folder).unwrap();
+        let options = ["-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs"];
+        let mounted = Command::new("mount").args(options).arg(&folder).status().unwrap();
+        assert!(mounted.success(), "mount {}", folder.display());
+        Self(folder)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.filler()).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_sleeping_node_keeps_its_job_while_the_disk_is_full() {
+    let mut cluster = Cluster::start(&Options { start: false, ..options(3, true) }).unwrap();
+    let disk = SmallDisk::mount(cluster.state_dir());
+    cluster.slurm.start().unwrap();
+    cluster.wait_for_plugin().unwrap();
+    let (sleeper, _) = counting_job(&cluster, 20, 10, 0);
+    let node = wait_for_state(&cluster, sleeper, "RUNNING")["NodeList"].clone();
+    let journal_error = || {
+        let answer = cluster.ask_plugin(&json!({"v": 1, "op": "status"}))?;
+        Ok(answer["ok"]["status"]["journal"]["error"].as_str().map(str::to_owned))
+    };
+    disk.fill();
+    // There may be room left at the journal's end.
+    let spare = format!("{}-{}-2", super::rig::cluster::PARTITION, super::rig::cluster::GROUP);
+    let refused = || {
+        for command in ["lock", "unlock"] {
+            let _ = cluster.ec2fleet(&[command, &spare]);
+        }
+        journal_error()
+    };
+    let error = wait::until("the journal to refuse", refused).unwrap();
+    assert!(error.contains("No space left"), "{error}");
+    // What this one needs has to be written down before EC2 is asked for it.
+    let (waiting, _) = counting_job(&cluster, 1, 10, 1);
+    hibernate_all(&cluster);
+    wait::until("the instance to be seen asleep", || Ok((asleep(&cluster) == 1).then_some(()))).unwrap();
+    sleep(2 * u64::from(SLURMD_TIMEOUT));
+    assert_ne!(base_state(&cluster.slurm.node(&node).unwrap()), "DOWN");
+    assert_eq!(cluster.emulator.living_instances().unwrap().len(), 1, "launched without a record of it");
+    disk.make_room();
+    resume_all(&cluster);
+    for job in [sleeper, waiting] {
+        let end = cluster.slurm.wait_for_job(job).unwrap();
+        assert_eq!((end["JobState"].as_str(), end["Restarts"].as_str()), ("COMPLETED", "0"), "{end:?}");
+    }
+    assert_eq!(cluster.emulator.living_instances().unwrap().len(), 2);
+    assert_eq!(journal_error().unwrap(), None);
 }
 
 /// Nodes whose instances have an encrypted root volume with room for their memory, and a volume of data.
