@@ -225,6 +225,8 @@ impl World {
         let before: Vec<Option<u64>> =
             self.slurm.state.nodes.iter().map(|node| node.boot_requested).collect();
         let timeouts = self.slurm.stats.resume_timeouts;
+        // Before and after: a node that a restart found suspended may be woken at once.
+        self.note_suspended();
         self.slurm.power_work(&mut self.k);
         self.note_suspended();
         if self.slurm.stats.resume_timeouts == timeouts {
