@@ -23,16 +23,21 @@ plugin_dir() {
 plugins=${PLUGIN_DIR:-}
 [ -n "$plugins" ] || plugins=$(plugin_dir)
 
-put() { # MODE FILE FOLDER [NAME]
-	install -D -m "$1" "$2" "$DESTDIR$3/${4:-$(basename "$2")}"
-	echo "$3/${4:-$(basename "$2")}"
+put() { # MODE FILE FOLDER [OPTION]
+	install ${4:+"$4"} -D -m "$1" "$2" "$DESTDIR$3/$(basename "$2")"
+	echo "$3/$(basename "$2")"
+}
+
+# Without what only a debugger reads, which is nine tenths of each file.
+put_stripped() {
+	put 755 "$1" "$2" --strip
 }
 
 # Never write over a library that slurmctld has mapped: install(1) removes the old file first.
-put 755 "$shim" "$plugins"
-put 755 "$build/libslurm_ec2_fleet.so" "$plugins"
+put_stripped "$shim" "$plugins"
+put_stripped "$build/libslurm_ec2_fleet.so" "$plugins"
 for program; do
-	put 755 "$build/$program" "$PREFIX/bin"
+	put_stripped "$build/$program" "$PREFIX/bin"
 done
 put 755 "$source/node/ec2fleet-node" "$PREFIX/libexec/slurm-ec2-fleet"
 put 755 "$source/node/ec2fleet-sleep" "$PREFIX/libexec/slurm-ec2-fleet"
