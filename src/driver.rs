@@ -87,7 +87,6 @@ impl<S: Storage> Driver<S> {
                 outcome.effects.extend(free);
                 return;
             }
-            outcome.stalled = None;
             let mut again = Vec::new();
             for effect in std::mem::take(&mut self.held) {
                 match effect {

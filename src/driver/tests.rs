@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-use std::cell::Cell;
-use std::io;
-use std::rc::Rc;
-
 use super::*;
 use crate::core::ec2_api::{CloudError, CloudReply, ErrorClass};
 use crate::core::engine::PowerSource;
@@ -11,46 +7,13 @@ use crate::core::engine::tests::group;
 use crate::core::site::Settings;
 use crate::core::slurm_api::{PowerReading, SlurmReply};
 use crate::journal::storage::FileStorage;
+use crate::journal::tests::Full;
 
-/// A disk that can be full.
-struct Disk {
-    file: FileStorage,
-    refuses: Rc<Cell<bool>>,
-}
-
-impl Disk {
-    fn check(&self) -> io::Result<()> {
-        if self.refuses.get() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-    }
-}
-
-impl Storage for Disk {
-    fn place(&self) -> String {
-        self.file.place()
-    }
-    fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
-        self.file.read()
-    }
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.check()?;
-        self.file.append(bytes)
-    }
-    fn sync(&mut self) -> io::Result<()> {
-        self.check()?;
-        self.file.sync()
-    }
-    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.check()?;
-        self.file.replace(bytes)
-    }
-    fn set_aside(&mut self, bytes: &[u8]) -> io::Result<String> {
-        self.file.set_aside(bytes)
-    }
-}
+/// Bytes that no test here fills.
+const ROOM: usize = 1 << 20;
 
 struct Bench {
-    driver: Driver<Disk>,
-    refuses: Rc<Cell<bool>>,
+    driver: Driver<Full>,
     now: Now,
     effects: Vec<Effect>,
     _dir: tempfile::TempDir,
@@ -60,17 +23,20 @@ impl Bench {
     /// Started, and EC2 and Slurm were looked at.
     fn ready() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let refuses = Rc::new(Cell::new(false));
-        let disk = Disk { file: FileStorage::new(dir.path()), refuses: Rc::clone(&refuses) };
+        let disk = Full { inner: FileStorage::new(dir.path()), room: ROOM };
         let opened = Journal::open(disk, "c").unwrap();
         let site = Site::new("c".into(), Vec::new(), vec![group("g")], Settings::default());
         let options = EngineOptions { source: PowerSource::Watch, nonce: "abc".into(), seed: 7 };
         let now = Now { mono_ms: 1_000, unix_ms: 1_700_000_000_000 };
         let driver = Driver::new(opened.journal, opened.state, Arc::new(site), options, now);
-        let mut bench = Self { driver, refuses, now, effects: Vec::new(), _dir: dir };
+        let mut bench = Self { driver, now, effects: Vec::new(), _dir: dir };
         bench.give(Event::Tick);
         bench.answer_looks();
         bench
+    }
+
+    fn set_room(&mut self, bytes: usize) {
+        self.driver.journal.storage_mut().room = bytes;
     }
 
     fn give(&mut self, event: Event) {
@@ -115,7 +81,7 @@ impl Bench {
         }
     }
 
-    /// EC2 has no capacity for the nodes that wait.
+    /// EC2 refuses the launch for good.
     fn refuse_launch(&mut self) {
         let at = self.effects.iter().position(Effect::needs_sync).expect("a launch");
         let Effect::Cloud { call, .. } = self.effects.remove(at) else { panic!("no launch") };
@@ -144,7 +110,7 @@ fn with_a_held_report() -> Bench {
     bench.read(&["p-g-0"], &[]);
     bench.tick(100);
     bench.answer_looks();
-    bench.refuses.set(true);
+    bench.set_room(0);
     bench.refuse_launch();
     assert!(bench.driver.is_stalled());
     assert!(bench.updated().is_empty(), "the failure is not on the disk");
@@ -154,13 +120,13 @@ fn with_a_held_report() -> Bench {
 #[test]
 fn a_launch_waits_for_the_disk_and_is_made_once() {
     let mut bench = Bench::ready();
-    bench.refuses.set(true);
+    bench.set_room(0);
     bench.read(&["p-g-0"], &[]);
     bench.tick(100);
     bench.answer_looks();
     assert!(bench.effects.is_empty());
     assert!(bench.retry().stalled.is_some());
-    bench.refuses.set(false);
+    bench.set_room(ROOM);
     assert!(bench.retry().stalled.is_none());
     let launches = bench.effects.iter().filter(|effect| matches!(effect, Effect::Cloud { .. })).count();
     assert_eq!(launches, 1);
@@ -179,7 +145,7 @@ fn looks_go_on_while_the_disk_refuses() {
 #[test]
 fn a_held_update_is_made_if_it_is_still_wanted() {
     let mut bench = with_a_held_report();
-    bench.refuses.set(false);
+    bench.set_room(ROOM);
     let outcome = bench.retry();
     assert!(outcome.stalled.is_none());
     assert!(!bench.driver.is_stalled());
@@ -191,7 +157,7 @@ fn a_held_update_is_made_if_it_is_still_wanted() {
 fn a_held_update_is_dropped_if_it_is_not_wanted_any_more() {
     let mut bench = with_a_held_report();
     bench.read(&[], &["p-g-0"]);
-    bench.refuses.set(false);
+    bench.set_room(ROOM);
     bench.retry();
     bench.tick(60_000);
     assert!(bench.updated().is_empty(), "slurmctld has suspended the node meanwhile");

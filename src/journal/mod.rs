@@ -213,4 +213,4 @@ fn encode(entry: &Entry) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

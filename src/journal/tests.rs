@@ -148,9 +148,9 @@ fn compaction_keeps_the_state_and_shrinks_the_file() {
 }
 
 /// A disk that is full after some bytes.
-struct Full {
-    inner: FileStorage,
-    room: usize,
+pub(crate) struct Full {
+    pub(crate) inner: FileStorage,
+    pub(crate) room: usize,
 }
 
 impl Storage for Full {

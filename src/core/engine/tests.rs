@@ -842,6 +842,19 @@ impl Bench {
         panic!("nobody looks whether the instance sleeps");
     }
 
+    /// How long it takes, while lists are answered, until a node is given up because its slurmd does not answer after a sleep.
+    fn seconds_until_given_up(&mut self) -> Option<u64> {
+        (1..400).find(|_| {
+            self.tick(1_000);
+            self.answer_views();
+            self.requests().iter().any(|request| {
+                matches!(request, SlurmRequest::UpdateNodes(update)
+                    if update.state == Some(NodeStateChange::PowerDownForce)
+                        && update.reason.as_deref().is_some_and(|reason| reason.contains("WakeTimeoutSec")))
+            })
+        })
+    }
+
     fn requests(&mut self) -> Vec<SlurmRequest> {
         let (mut requests, mut rest) = (Vec::new(), Vec::new());
         for effect in std::mem::take(&mut self.effects) {
@@ -970,19 +983,7 @@ fn a_node_whose_slurmd_stays_silent_after_the_sleep_is_given_up_and_one_that_ans
         let flags = if silent { flags.with(NodeFlags::NOT_RESPONDING) } else { flags };
         bench.set_slurm("p-g-0", NodeBase::Allocated, flags);
         bench.requests();
-        let mut down_after = None;
-        for second in 1..400 {
-            bench.tick(1_000);
-            bench.answer_views();
-            let down = bench.requests().iter().any(|request| {
-                matches!(request, SlurmRequest::UpdateNodes(update)
-                    if update.state == Some(NodeStateChange::PowerDownForce)
-                        && update.reason.as_deref().is_some_and(|reason| reason.contains("WakeTimeoutSec")))
-            });
-            if down {
-                down_after.get_or_insert(second);
-            }
-        }
+        let down_after = bench.seconds_until_given_up();
         assert_eq!(down_after.is_some(), silent);
         assert!(down_after.is_none_or(|second| (299..320).contains(&second)), "{down_after:?}");
     }
@@ -1031,18 +1032,7 @@ fn a_second_sleep_ends_the_time_that_slurmd_had_after_the_first() {
     bench.tick(220_000);
     bench.instances[0].state = InstanceState::Running;
     bench.requests();
-    let mut down_after = None;
-    for second in 1..400 {
-        bench.tick(1_000);
-        bench.answer_views();
-        let down = bench.requests().iter().any(|request| {
-            matches!(request, SlurmRequest::UpdateNodes(update)
-                if update.state == Some(NodeStateChange::PowerDownForce))
-        });
-        if down {
-            down_after.get_or_insert(second);
-        }
-    }
+    let down_after = bench.seconds_until_given_up();
     assert!(down_after.is_some_and(|second| (299..320).contains(&second)), "{down_after:?}");
 }
 
@@ -1063,18 +1053,7 @@ fn a_new_address_after_a_sleep_is_told_without_a_list_and_the_slurmd_there_has_i
     let (call, _) = told.expect("the address is told");
     bench.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
     bench.slurm[0].addr = "10.9.9.9".into();
-    let mut down_after = None;
-    for second in 1..400 {
-        bench.tick(1_000);
-        bench.answer_views();
-        let down = bench.requests().iter().any(|request| {
-            matches!(request, SlurmRequest::UpdateNodes(update)
-                if update.state == Some(NodeStateChange::PowerDownForce))
-        });
-        if down {
-            down_after.get_or_insert(second);
-        }
-    }
+    let down_after = bench.seconds_until_given_up();
     assert!(down_after.is_some_and(|second| (299..320).contains(&second)), "{down_after:?}");
 }
 
