@@ -178,7 +178,33 @@ fn of_two_jobs_one_runs_whole_and_nothing_is_left_for_the_other() {
         }
         cluster.wait_for_rest().unwrap();
         assert_eq!(our_errors(&cluster), Vec::<String>::new());
+        assert_eq!(cluster.names_looked_up(), Vec::<String>::new());
     }
+}
+
+/// slurmctld writes to the nodes of a job that ends, also where none of them has an instance yet.
+#[test]
+fn the_end_of_a_job_that_waits_for_its_nodes_has_no_name_looked_up() {
+    let cluster = Cluster::start(&Options::default()).unwrap();
+    cluster.wait_for_plugin().unwrap();
+    let busy = json!({"fault": {"action": "CreateFleet", "rate": 1.0, "code": "RequestLimitExceeded"}});
+    cluster.emulator.command(&busy).unwrap();
+    let job = submit(&cluster, 4, &cluster.scratch.path().join("job.out"));
+    wait::until("an address that is nobody's", || {
+        let nodes = cluster.slurm.nodes()?;
+        Ok((nodes.iter().filter(|node| node["NodeAddr"] == "255.255.255.255").count() == 4).then_some(()))
+    })
+    .unwrap();
+    assert!(cluster.slurm.command("scancel").arg(job.to_string()).status().unwrap().success());
+    assert_eq!(cluster.slurm.wait_for_job(job).unwrap()["JobState"], "CANCELLED");
+
+    // The nodes come up all the same, at their instances' addresses.
+    assert!(cluster.emulator.clear_faults().unwrap() > 0);
+    cluster.wait_for_rest().unwrap();
+    run_job(&cluster, 4);
+    cluster.wait_for_rest().unwrap();
+    assert_eq!(cluster.names_looked_up(), Vec::<String>::new());
+    assert_eq!(our_errors(&cluster), Vec::<String>::new());
 }
 
 #[test]

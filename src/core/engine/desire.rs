@@ -219,6 +219,10 @@ impl Engine {
             node.since = now;
             node.reported = false;
             node.bare_since = None;
+            if desire == Desire::Waking && !bound {
+                // Since 23.11 always, and before with cloud_reg_addrs, a node that was powered down has its name again.
+                node.slurm_addr = None;
+            }
             match desire {
                 // What a launch of an earlier process says of jobs is of the power-up that goes on.
                 Desire::Waking if before != Desire::Unknown => self.jobs.begin(name, now),
@@ -228,7 +232,10 @@ impl Engine {
             }
             self.reports.forget(name);
             match (before, desire) {
-                (_, Desire::Waking) => seen.up.push(name.to_owned()),
+                (_, Desire::Waking) => {
+                    self.placeholders.begin(name, now);
+                    seen.up.push(name.to_owned());
+                }
                 (Desire::Waking, Desire::Keep) if bound => seen.ready.push((name.to_owned(), waited)),
                 (Desire::Waking, Desire::Keep) => seen.ended.push(name.to_owned()),
                 (Desire::Unknown, Desire::Down) if !bound => {}

@@ -21,6 +21,7 @@ mod list;
 mod outbox;
 #[cfg(test)]
 mod outbox_tests;
+mod placeholder;
 mod pools;
 mod reconcile;
 mod relocate;
@@ -114,6 +115,7 @@ pub struct Engine {
     ended: BTreeMap<String, u64>,
     end_attempts: BTreeMap<u64, u32>,
     tell: tell::Tell,
+    placeholders: placeholder::Placeholders,
     reports: report::Reports,
     weights: weight::Weights,
     tags: tags::TagQueue,
@@ -187,6 +189,7 @@ impl Engine {
             ended: BTreeMap::new(),
             end_attempts: BTreeMap::new(),
             tell: tell::Tell::default(),
+            placeholders: placeholder::Placeholders::default(),
             reports: report::Reports::default(),
             tags: tags::TagQueue::default(),
             views: BTreeMap::new(),
@@ -354,7 +357,10 @@ impl Engine {
         self.mind_relocations();
         self.end_instances();
         self.tell_addresses();
-        self.report_failures();
+        self.settle_reports();
+        if self.place_waiting() {
+            self.report_failures();
+        }
         self.set_weights();
         self.start_ready_jobs();
         self.write_tags();
@@ -388,6 +394,7 @@ impl Engine {
             | Purpose::StartJobs
             | Purpose::Load { .. }
             | Purpose::Tell { .. }
+            | Purpose::Place { .. }
             | Purpose::Report { .. }
             | Purpose::Weigh { .. }
             | Purpose::Reset { .. } => {}
@@ -406,6 +413,7 @@ impl Engine {
                 }),
             ),
             Purpose::Tell { nodes } => self.take_told(nodes, result),
+            Purpose::Place { nodes } => self.take_placed(nodes, result),
             Purpose::Report { nodes } => self.take_reported(&nodes, result),
             Purpose::Weigh { nodes, weight, round } => self.take_weighed(nodes, weight, round, result),
             Purpose::Reset { nodes } => self.take_reset(&nodes, result),

@@ -52,6 +52,10 @@ pub(super) enum Purpose {
     Tell {
         nodes: Vec<String>,
     },
+    /// An address for nodes that have none.
+    Place {
+        nodes: Vec<String>,
+    },
     Report {
         nodes: Vec<String>,
     },
@@ -136,6 +140,7 @@ impl Purpose {
             | Self::WatchSleep { account } => Some(account),
             Self::Load { .. }
             | Self::Tell { .. }
+            | Self::Place { .. }
             | Self::Report { .. }
             | Self::Weigh { .. }
             | Self::Reset { .. }

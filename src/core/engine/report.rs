@@ -17,13 +17,6 @@ pub const REASON_PREFIX: &str = "ec2fleet: ";
 /// Longest reason in characters: `sinfo -R` and log lines stay readable.
 const MAX_REASON: usize = 200;
 
-/// Where no slurmd is: connect() refuses it at once.
-///
-/// slurmctld tells the nodes of a job that it requeues. It looks each name up under the lock of its configuration, which in
-/// 22.05 takes ten seconds if there is no such name, and stands still (slurm_conf_get_addr in src/common/read_config.c,
-/// get_addr_info in src/common/util-net.c).
-const NOWHERE: &str = "255.255.255.255";
-
 /// The reason that Slurm shows for a node which EC2 could not give.
 #[must_use]
 pub fn reason(code: &str, message: &str) -> String {
@@ -81,6 +74,10 @@ impl Reports {
         self.nodes.is_empty() && !self.in_flight
     }
 
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &String> {
+        self.nodes.keys()
+    }
+
     /// Those with the same reason as the first that slurmctld has not been told of.
     fn take_next(&mut self) -> Option<(String, Vec<String>)> {
         let reason = self.nodes.values().find(|report| !report.asked)?.reason.clone();
@@ -96,6 +93,16 @@ impl Reports {
 }
 
 impl Engine {
+    /// Drop what is no failure any more.
+    pub(super) fn settle_reports(&mut self) {
+        if self.reports.in_flight || self.reports.nodes.is_empty() {
+            return;
+        }
+        let mut reports = std::mem::take(&mut self.reports.nodes);
+        reports.retain(|node, report| self.is_failed(node, report.cause));
+        self.reports.nodes = reports;
+    }
+
     pub(super) fn report_failures(&mut self) {
         if self.reports.in_flight || self.reports.nodes.is_empty() {
             return;
@@ -104,13 +111,9 @@ impl Engine {
             self.wake(self.reports.next_at);
             return;
         }
-        let mut reports = std::mem::take(&mut self.reports.nodes);
-        reports.retain(|node, report| self.is_failed(node, report.cause));
-        self.reports.nodes = reports;
         let Some((reason, nodes)) = self.reports.take_next() else { return };
         let update = NodeUpdate {
             names: nodes.clone(),
-            addrs: self.addresses_beside_names(&nodes),
             state: Some(NodeStateChange::PowerDownForce),
             reason: Some(reason),
             ..NodeUpdate::default()
@@ -132,20 +135,6 @@ impl Engine {
             Cause::Unanswered => !asleep && node.flags.has(NodeFlags::NOT_RESPONDING),
         };
         failed && matches!(node.desire, Desire::Waking | Desire::Keep) && !self.is_locked(name)
-    }
-
-    /// Addresses for nodes that go down, if slurmctld would have to look one of them up: a node without an address has its name.
-    fn addresses_beside_names(&self, nodes: &[String]) -> Option<Vec<String>> {
-        let mut named = false;
-        let address = |name: &String| {
-            let told = self.nodes.get(name).and_then(|node| node.slurm_addr.as_ref());
-            let told = told.filter(|addr| *addr != name);
-            let bound = self.persisted.bindings.get(name).map(|binding| &binding.addr);
-            named |= told.is_none();
-            bound.or(told).map_or_else(|| NOWHERE.to_owned(), Clone::clone)
-        };
-        let addresses = nodes.iter().map(address).collect();
-        named.then_some(addresses)
     }
 
     pub(super) fn take_reported(&mut self, nodes: &[String], result: SlurmResult) {

@@ -17,6 +17,9 @@ use crate::core::slurm_api::{
 /// Nodes of one job register within moments of each other: one round serves them all.
 const START_JOBS_DELAY_MS: u64 = 500;
 
+/// Failures of nodes wait for the addresses of others until slurmctld has refused these so often.
+const PATIENT_REFUSALS: u32 = 4;
+
 /// A stuck node is not reset more often than this.
 const RESET_INTERVAL_MS: u64 = 60_000;
 
@@ -29,6 +32,8 @@ pub(super) struct Tell {
     nodes: BTreeSet<String>,
     in_flight: bool,
     attempts: u32,
+    /// How often slurmctld was reached and did not take them, in a row.
+    refusals: u32,
     next_at: u64,
 }
 
@@ -44,11 +49,16 @@ impl Tell {
     pub(super) fn is_empty(&self) -> bool {
         self.nodes.is_empty() && !self.in_flight
     }
+
+    /// Addresses are on their way or will be soon; those that slurmctld keeps refusing are nothing to wait for.
+    pub(super) fn is_owed(&self) -> bool {
+        self.in_flight || (!self.nodes.is_empty() && self.refusals < PATIENT_REFUSALS)
+    }
 }
 
 impl Engine {
     pub(super) fn tell_addresses(&mut self) {
-        if self.tell.nodes.is_empty() || self.tell.in_flight {
+        if self.tell.nodes.is_empty() || self.tell.in_flight || self.placeholders.in_flight() {
             return;
         }
         if self.tell.next_at > self.now.mono_ms {
@@ -82,6 +92,7 @@ impl Engine {
         match result {
             Ok(_) => {
                 self.tell.attempts = 0;
+                self.tell.refusals = 0;
                 self.tell.next_at = 0;
                 // A node that got another instance or address meanwhile is yet to be told of it.
                 nodes.retain(|node| !self.tell.nodes.contains(node));
@@ -104,6 +115,7 @@ impl Engine {
             }
             Err(error) => {
                 self.tell.attempts += 1;
+                self.tell.refusals += u32::from(!matches!(error, SlurmError::Unreachable { .. }));
                 self.tell.next_at = self.now.mono_ms + backoff_ms(self.tell.attempts, &mut self.rng);
                 self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
                 for node in nodes {

@@ -55,6 +55,8 @@ struct Bench {
     instances: Vec<Instance>,
     slurm: Vec<SlurmNode>,
     records: Vec<Record>,
+    /// Nodes that were given a placeholder for an address.
+    placed: Vec<String>,
 }
 
 impl Bench {
@@ -79,6 +81,7 @@ impl Bench {
             instances: Vec::new(),
             slurm: Vec::new(),
             records: Vec::new(),
+            placed: Vec::new(),
         }
     }
 
@@ -113,7 +116,19 @@ impl Bench {
         }
     }
 
+    /// The next update of nodes; placeholders are taken as they come.
     fn take_update(&mut self) -> Option<(u64, NodeUpdate)> {
+        loop {
+            let (call, update) = self.take_any_update()?;
+            if update.addrs.as_ref().is_none_or(|addrs| addrs[0] != placeholder::NOWHERE) {
+                return Some((call, update));
+            }
+            self.placed.extend(update.names);
+            self.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
+        }
+    }
+
+    fn take_any_update(&mut self) -> Option<(u64, NodeUpdate)> {
         let at = self.effects.iter().position(|effect| {
             matches!(effect, Effect::Slurm { request: SlurmRequest::UpdateNodes(_), .. })
         })?;
@@ -331,7 +346,71 @@ fn a_shortage_is_reported_to_slurm_with_the_ec2_code() {
     assert_eq!(update.names, ["p-g-1"]);
     assert_eq!(update.state, Some(NodeStateChange::PowerDownForce));
     assert_eq!(update.reason.as_deref(), Some("ec2fleet: InsufficientInstanceCapacity: none left"));
-    assert_eq!(update.addrs, Some(vec!["255.255.255.255".into()]), "slurmctld looks no name up");
+    assert_eq!(bench.placed, ["p-g-0", "p-g-1"], "slurmctld looks no name of their job up");
+}
+
+#[test]
+fn no_node_is_powered_down_before_slurmctld_has_an_address_for_all_that_wait() {
+    let unreachable = || SlurmError::Unreachable { what: "an update".into(), message: "busy".into() };
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0", "p-g-1", "p-g-2"]);
+    let (_, launched) = bench.launch_unseen(2);
+    let (call, update) = bench.take_any_update().expect("the third is not to be had");
+    assert_eq!((update.names.len(), update.state), (3, None));
+    assert_eq!(update.addrs, Some(vec![placeholder::NOWHERE.to_owned(); 3]));
+    // The two that are bound meanwhile are told their own address once that answer is there, so that it comes last.
+    let (describe, _) = bench.take("DescribeInstances").unwrap();
+    bench.give(Event::CloudAnswered { call: describe, result: Ok(CloudReply::Instances(launched)) });
+    assert!(bench.bound("p-g-0").is_some());
+    assert!(bench.take_any_update().is_none());
+    bench.give(Event::SlurmAnswered { call, result: Err(unreachable()) });
+    let (call, update) = bench.take_any_update().expect("their own addresses");
+    assert_eq!(update.names, ["p-g-0", "p-g-1"]);
+    bench.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
+    assert!(bench.take_any_update().is_none(), "the third is powered down without an address");
+    bench.tick(60_000);
+    let (call, update) = bench.take_any_update().expect("another try");
+    assert_eq!((update.names, update.state), (vec!["p-g-2".to_owned()], None));
+    bench.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
+    let (_, update) = bench.take_any_update().expect("the failure");
+    assert_eq!((update.names, update.addrs), (vec!["p-g-2".to_owned()], None));
+    assert_eq!(update.state, Some(NodeStateChange::PowerDownForce));
+}
+
+#[test]
+fn a_placeholder_that_slurmctld_refuses_holds_no_failure_back() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0"]);
+    bench.launch(0);
+    let (call, update) = bench.take_any_update().unwrap();
+    assert_eq!(update.state, None);
+    let refused = SlurmError::Refused { what: "an update".into(), errno: 1, message: "no".into() };
+    bench.give(Event::SlurmAnswered { call, result: Err(refused) });
+    let (_, update) = bench.take_any_update().expect("the failure");
+    assert_eq!(update.state, Some(NodeStateChange::PowerDownForce));
+}
+
+#[test]
+fn only_nodes_that_wait_for_long_get_a_placeholder() {
+    let mut bench = Bench::ready();
+    bench.wake(&["p-g-0", "p-g-1"]);
+    bench.tick(40);
+    let (_, _) = bench.take("CreateFleet").expect("a call that EC2 does not answer yet");
+    bench.tick(2_000);
+    assert!(bench.take_any_update().is_none());
+    bench.set_slurm("p-g-1", NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN));
+    bench.give(Event::Power(PowerReading {
+        waking_ended: vec!["p-g-1".into()],
+        suspended: vec!["p-g-1".into()],
+        ..PowerReading::default()
+    }));
+    assert!(bench.engine.next_deadline().unwrap() <= bench.now.mono_ms + 1_000);
+    bench.tick(1_000);
+    let (call, update) = bench.take_any_update().expect("its user may end the job at any time");
+    assert_eq!(update.names, ["p-g-0"]);
+    bench.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
+    bench.tick(60_000);
+    assert!(bench.take_any_update().is_none(), "once");
 }
 
 #[test]
@@ -855,19 +934,31 @@ impl Bench {
         })
     }
 
+    /// What slurmctld was asked for, all of it done.
     fn requests(&mut self) -> Vec<SlurmRequest> {
-        let (mut requests, mut rest) = (Vec::new(), Vec::new());
+        let (mut requests, mut rest, mut calls) = (Vec::new(), Vec::new(), Vec::new());
         for effect in std::mem::take(&mut self.effects) {
             match effect {
-                Effect::Slurm { request, .. }
+                Effect::Slurm { call, request }
                     if !matches!(request, SlurmRequest::LoadNodes | SlurmRequest::StartReadyJobs) =>
                 {
+                    if let SlurmRequest::UpdateNodes(NodeUpdate { names, addrs: Some(addrs), .. }) = &request
+                    {
+                        for (name, addr) in names.iter().zip(addrs) {
+                            let node = self.slurm.iter_mut().find(|node| node.name == *name);
+                            node.expect("a node of Slurm's").addr.clone_from(addr);
+                        }
+                    }
                     requests.push(request);
+                    calls.push(call);
                 }
                 other => rest.push(other),
             }
         }
         self.effects = rest;
+        for call in calls {
+            self.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
+        }
         requests
     }
 }

@@ -267,6 +267,14 @@ impl Cluster {
         text.lines().count()
     }
 
+    /// Cloud nodes whose name slurmctld has tried to look up. They have none, and slurmctld may stand still meanwhile.
+    pub fn names_looked_up(&self) -> Vec<String> {
+        let of_node = |line: &str| {
+            Some(line.split_once("Unable to resolve \"cloud-")?.1.trim_end_matches('"').to_owned())
+        };
+        self.slurm.log_text().lines().filter_map(of_node).collect()
+    }
+
     /// Wait until Slurm has every node powered down and EC2 has no instance left.
     pub fn wait_for_rest(&self) -> Outcome<()> {
         self.slurm.wait_for_nodes("every node to be powered down", |node: &Record| {

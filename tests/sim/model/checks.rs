@@ -16,6 +16,9 @@ use super::world::World;
 /// Repair is promised within this much beyond what the settings say: batches, latency, one more list.
 const SLACK_MS: u64 = 90_000;
 
+/// A controller that runs knows after this time that a node waits.
+const WAIT_SEEN_MS: u64 = 20_000;
+
 /// What is remembered between two looks.
 #[derive(Default)]
 pub struct Checks {
@@ -306,6 +309,7 @@ impl World {
         }
         self.note_returning(update);
         self.check_report(update);
+        self.check_addresses(update);
         for name in &update.names {
             let Some(index) = self.slurm.find(name) else { continue };
             let node = &self.slurm.state.nodes[index];
@@ -329,6 +333,32 @@ impl World {
             }
             for node in &job.nodes {
                 controller.jobs_of.entry(node.clone()).or_default().insert(job.job_id);
+            }
+        }
+    }
+
+    /// slurmctld writes to all nodes of a job that ends, and looks up the names of those that have no address.
+    fn check_addresses(&mut self, update: &NodeUpdate) {
+        let Some(host) = self.acting() else { return };
+        let nodes = &self.slurm.state.nodes;
+        for index in update.names.iter().filter_map(|name| self.slurm.find(name)) {
+            let Some((job, run, waking)) = self.slurm.waits_for(index) else { continue };
+            let controller = &self.controllers[host];
+            if controller.jobs.get(&job) != Some(&run) {
+                continue;
+            }
+            let nameless = waking.into_iter().map(|index| &nodes[index]).find(|node| {
+                let awake_since = |at: u64| at.max(controller.hangs_until);
+                let known = node.boot_requested.is_some_and(|at| awake_since(at) + WAIT_SEEN_MS < self.k.now);
+                known && node.addr == node.name
+            });
+            if let Some(node) = nameless {
+                let text = format!(
+                    "a job that waits for {} is ended while slurmctld has no address for it",
+                    node.name
+                );
+                self.k.violate(|| text);
+                return;
             }
         }
     }

@@ -568,8 +568,12 @@ impl World {
                     Ok(SlurmReply::Done)
                 } else {
                     self.check_update(update);
-                    let silent = self.mutant == Some(Mutant::SilentFailure) && update.reason.is_some();
-                    let result = if silent { Ok(()) } else { self.slurm.update(&mut self.k, update) };
+                    let dropped = match self.mutant {
+                        Some(Mutant::SilentFailure) => update.reason.is_some(),
+                        Some(Mutant::NamesLookedUp) => update.addrs.is_some() && update.hostnames.is_none(),
+                        _ => false,
+                    };
+                    let result = if dropped { Ok(()) } else { self.slurm.update(&mut self.k, update) };
                     if self.k.strikes(Fault::UpdateAnswerLost, 0.03) {
                         Err(unreachable())
                     } else {

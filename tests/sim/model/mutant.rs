@@ -54,10 +54,12 @@ pub enum Mutant {
     SleeperIsSurplus,
     /// What ResumeProgram says of jobs is not listened to.
     ForgetsJobs,
+    /// Nodes are powered down while slurmctld would have to look up the names of others of their job.
+    NamesLookedUp,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NoSyncBeforeCall,
         Self::NewTokenOnRetry,
         Self::EmptyOnFailedDescribe,
@@ -79,6 +81,7 @@ impl Mutant {
         Self::ExcessTerminated,
         Self::SleeperIsSurplus,
         Self::ForgetsJobs,
+        Self::NamesLookedUp,
         Self::OverflowWithoutRescan,
         Self::NotFoundMeansGone,
         Self::ForgetsOpenIntents,
