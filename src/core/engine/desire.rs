@@ -141,6 +141,10 @@ impl Engine {
             }
             if node.slurm_addr.as_deref() != Some(slurm.addr.as_str()) {
                 node.slurm_addr = Some(slurm.addr.clone());
+                if desire == Desire::Waking && slurm.addr == slurm.name {
+                    // Perhaps it was powered down and up again unnoticed.
+                    self.placeholders.begin(&slurm.name, self.now.mono_ms);
+                }
             }
             if desire != Desire::Down
                 && let Some(binding) = place.binding

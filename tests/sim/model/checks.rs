@@ -125,10 +125,11 @@ impl World {
         self.ended_by(request).into_iter().filter(|id| self.was_powered_down(id)).collect()
     }
 
-    /// A call arrives at EC2 and is about to take effect. `asked`: what Slurm had asked for when it was sent.
+    /// A call arrives at EC2 and is about to take effect. `asked`: what Slurm had asked for when it was sent;
+    /// `sender`: the host whose process sent it and still runs.
     pub fn check_reaches(
         &mut self,
-        host: usize,
+        sender: Option<usize>,
         account: &Account,
         request: &CloudRequest,
         asked: &BTreeSet<String>,
@@ -164,9 +165,9 @@ impl World {
             let age = self.k.now - machine.launched;
             // A maintain fleet launches when it likes: what is too much in it may go at once.
             let known = machine.fleet.is_some()
-                || self.controllers[host].told_of.contains(id)
+                || sender.is_none_or(|host| self.controllers[host].told_of.contains(id))
                 || self.was_powered_down(id);
-            if age < grace && !known && self.acting() == Some(host) {
+            if age < grace && !known && self.acting() == sender {
                 self.k.violate(|| {
                     format!("{id} is terminated {age} ms after its launch though nobody knew it")
                 });

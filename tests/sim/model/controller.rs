@@ -749,8 +749,10 @@ impl World {
         if !alive && call.dies_with_caller {
             return;
         }
-        let (host, account, request) = (call.host, call.account.clone(), call.request.clone());
+        let (account, request) = (call.account.clone(), call.request.clone());
         let asked = call.asked.clone();
+        // What a process knew that is gone by now is not known here.
+        let sender = alive.then_some(call.host);
         let result = if call.throttled {
             Err(ec2::error(ErrorClass::Throttle, "RequestLimitExceeded"))
         } else {
@@ -758,7 +760,7 @@ impl World {
                 Some(reply) => Ok(reply),
                 None => {
                     let request = self.mutate_at_ec2(request);
-                    self.check_reaches(host, &account, &request, &asked);
+                    self.check_reaches(sender, &account, &request, &asked);
                     self.ec2.perform(&mut self.k, &account, &request)
                 }
             }
