@@ -24,6 +24,8 @@ pub enum FactKind {
     NodesBound,
     /// slurmctld has the nodes' addresses.
     AddressesSet,
+    /// Nodes wait for an instance, and slurmctld has an address for them that is nobody's.
+    PlaceholdersSet,
     /// slurmctld has the weights of the nodes' instances.
     WeightsSet,
     /// The nodes registered with slurmctld.
@@ -134,9 +136,11 @@ impl FactKind {
             Self::JournalDamaged | Self::JournalRefused | Self::ConfigRefused | Self::Passive => {
                 Severity::Error
             }
-            Self::Throttled | Self::PoolCooling | Self::CreateFleetRepeated | Self::TagsWritten => {
-                Severity::Debug
-            }
+            Self::Throttled
+            | Self::PoolCooling
+            | Self::CreateFleetRepeated
+            | Self::PlaceholdersSet
+            | Self::TagsWritten => Severity::Debug,
             _ => Severity::Info,
         }
     }

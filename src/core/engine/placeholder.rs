@@ -86,20 +86,20 @@ impl Engine {
     }
 
     pub(super) fn take_placed(&mut self, nodes: Vec<String>, result: SlurmResult) {
-        let now = self.now.mono_ms;
         self.placeholders.in_flight = false;
-        if let Err(error) = result {
-            self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
-            if matches!(error, SlurmError::Unreachable { .. }) {
-                self.placeholders.attempts += 1;
-                let next = now + backoff_ms(self.placeholders.attempts + 2, &mut self.rng);
-                self.placeholders.next_at = next;
-                for node in nodes.into_iter().rev() {
-                    self.placeholders.waiting.push_front((next, node));
-                }
-                return;
+        match result {
+            Ok(_) => {
+                let text = format!("{} nodes have {NOWHERE} until they have an instance", nodes.len());
+                self.fact(self.new_fact(FactKind::PlaceholdersSet, text).nodes(&nodes));
             }
-            // slurmctld does not take it, and must learn of a failure all the same.
+            Err(error) => {
+                self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
+                if matches!(error, SlurmError::Unreachable { .. }) {
+                    self.place_later(nodes);
+                    return;
+                }
+                // slurmctld does not take it, and must learn of a failure all the same.
+            }
         }
         self.placeholders.attempts = 0;
         self.placeholders.next_at = 0;
@@ -107,6 +107,15 @@ impl Engine {
             if let Some(node) = self.nodes.get_mut(name) {
                 node.slurm_addr = Some(NOWHERE.to_owned());
             }
+        }
+    }
+
+    fn place_later(&mut self, nodes: Vec<String>) {
+        self.placeholders.attempts += 1;
+        let next = self.now.mono_ms + backoff_ms(self.placeholders.attempts + 2, &mut self.rng);
+        self.placeholders.next_at = next;
+        for node in nodes.into_iter().rev() {
+            self.placeholders.waiting.push_front((next, node));
         }
     }
 }
