@@ -2,7 +2,9 @@
 //! A private Slurm of the installed release: munged, slurmctld and slurmd on free loopback ports and in a scratch
 //! folder, ended with the value.
 
-use std::net::TcpListener;
+#[path = "../e2e/rig/ports.rs"]
+mod ports;
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +30,7 @@ impl Cluster {
         std::fs::write(at("munge.key"), key).expect("written");
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(at("munge.key"), private).expect("made private");
+        let [ctld, slurmd] = ports::free();
         let conf = format!(
             "ClusterName=progtest\nSlurmctldHost={host}(127.0.0.1)\nSlurmctldPort={ctld}\nSlurmdPort={slurmd}\n\
              SlurmUser={user}\nAuthType=auth/munge\nAuthInfo=socket={dir}/munge.sock\nCredType=cred/munge\n\
@@ -35,8 +38,6 @@ impl Cluster {
              SlurmdPidFile={dir}/slurmd-%n.pid\nProctrackType=proctrack/pgid\nTaskPlugin=task/none\n\
              SelectType=select/cons_tres\nSelectTypeParameters=CR_Core\nReturnToService=2\nMailProg=/bin/true\nMpiDefault=none\n{nodes}\n",
             host = output("hostname", &[]),
-            ctld = free_port(),
-            slurmd = free_port(),
             user = output("id", &["-un"]),
             dir = dir.path().display(),
         );
@@ -172,11 +173,6 @@ pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "{what} did not come");
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
 }
 
 fn output(program: &str, arguments: &[&str]) -> String {

@@ -197,7 +197,7 @@ fn a_line_that_is_too_long_ends_the_connection() {
 
 #[test]
 fn a_driver_that_drops_or_delays_a_request_is_reported() {
-    let options = SocketOptions { reply_timeout: Duration::from_millis(50), ..SocketOptions::default() };
+    let options = SocketOptions { reply_timeout: Duration::from_secs(1), ..SocketOptions::default() };
     let mut kept = Vec::new();
     let server = Server::start(options, 8, move |command| {
         if matches!(command.request.op, Operation::Status) {
@@ -262,7 +262,8 @@ fn connections_are_bounded_and_come_free_again() {
     let open = || {
         let mut stream = UnixStream::connect(&server.path).expect("connected");
         stream.set_read_timeout(Some(LONG)).expect("a timeout is set");
-        stream.write_all(b"{\"v\":1,\"op\":\"ping\"}\n").expect("sent");
+        // One too many is refused unheard, and perhaps before this is written.
+        let _ = stream.write_all(b"{\"v\":1,\"op\":\"ping\"}\n");
         let mut line = String::new();
         let mut reader = BufReader::new(stream);
         reader.read_line(&mut line).expect("answered");
@@ -281,7 +282,7 @@ fn connections_are_bounded_and_come_free_again() {
 
 #[test]
 fn a_silent_connection_is_closed() {
-    let options = SocketOptions { idle_timeout: Duration::from_millis(20), ..SocketOptions::default() };
+    let options = SocketOptions { idle_timeout: Duration::from_secs(1), ..SocketOptions::default() };
     let server = Server::start(options, 8, pong);
     let mut stream = UnixStream::connect(&server.path).expect("connected");
     stream.set_read_timeout(Some(LONG)).expect("a timeout is set");

@@ -223,9 +223,9 @@ impl Engine {
             node.since = now;
             node.reported = false;
             node.bare_since = None;
-            if desire == Desire::Waking && !bound {
+            if (before, desire) == (Desire::Down, Desire::Waking) && !bound {
                 // Since 23.11 always, and before with cloud_reg_addrs, a node that was powered down has its name again.
-                node.slurm_addr = None;
+                node.slurm_addr = Some(name.to_owned());
             }
             match desire {
                 // What a launch of an earlier process says of jobs is of the power-up that goes on.

@@ -79,10 +79,10 @@ impl Engine {
         false
     }
 
-    /// A bound one has been told its own address.
+    /// A bound one has been told its own address. One that slurmctld has not shown yet may have an instance's.
     fn goes_by_its_name(&self, name: &str) -> bool {
         let node = self.nodes.get(name).filter(|_| !self.persisted.bindings.contains_key(name));
-        node.is_some_and(|node| node.slurm_addr.as_deref().is_none_or(|addr| addr == name))
+        node.is_some_and(|node| node.slurm_addr.as_deref() == Some(name))
     }
 
     pub(super) fn take_placed(&mut self, nodes: Vec<String>, result: SlurmResult) {

@@ -168,6 +168,15 @@ impl Bench {
         self.answer_views();
     }
 
+    /// Slurm has these nodes powered down.
+    fn rest(&mut self, nodes: &[&str]) {
+        for node in nodes {
+            self.set_slurm(node, NodeBase::Idle, NodeFlags::CLOUD.with(NodeFlags::POWERED_DOWN));
+        }
+        let suspended = nodes.iter().map(|node| (*node).to_owned()).collect();
+        self.give(Event::Power(PowerReading { suspended, ..PowerReading::default() }));
+    }
+
     fn wake(&mut self, nodes: &[&str]) {
         let waking = nodes.iter().map(|node| (*node).to_owned()).collect();
         for node in nodes {
@@ -324,6 +333,7 @@ fn the_intent_is_recorded_before_the_call() {
 #[test]
 fn a_shortage_is_reported_to_slurm_with_the_ec2_code() {
     let mut bench = Bench::ready();
+    bench.rest(&["p-g-0", "p-g-1"]);
     bench.wake(&["p-g-0", "p-g-1"]);
     bench.tick(40);
     let (call, _) = bench.take("CreateFleet").unwrap();
@@ -353,6 +363,7 @@ fn a_shortage_is_reported_to_slurm_with_the_ec2_code() {
 fn no_node_is_powered_down_before_slurmctld_has_an_address_for_all_that_wait() {
     let unreachable = || SlurmError::Unreachable { what: "an update".into(), message: "busy".into() };
     let mut bench = Bench::ready();
+    bench.rest(&["p-g-0", "p-g-1", "p-g-2"]);
     bench.wake(&["p-g-0", "p-g-1", "p-g-2"]);
     let (_, launched) = bench.launch_unseen(2);
     let (call, update) = bench.take_any_update().expect("the third is not to be had");
@@ -380,6 +391,7 @@ fn no_node_is_powered_down_before_slurmctld_has_an_address_for_all_that_wait() {
 #[test]
 fn a_placeholder_that_slurmctld_refuses_holds_no_failure_back() {
     let mut bench = Bench::ready();
+    bench.rest(&["p-g-0"]);
     bench.wake(&["p-g-0"]);
     bench.launch(0);
     let (call, update) = bench.take_any_update().unwrap();
@@ -391,8 +403,21 @@ fn a_placeholder_that_slurmctld_refuses_holds_no_failure_back() {
 }
 
 #[test]
+fn a_node_that_slurmctld_has_not_shown_may_have_an_address_and_keeps_it() {
+    let mut bench = Bench::new();
+    bench.wake(&["p-g-0"]);
+    bench.tick(10_000);
+    assert!(bench.take_any_update().is_none(), "it may be that of the instance that boots for it");
+    bench.slurm[0].addr = "10.0.0.1".into();
+    bench.answer_views();
+    bench.tick(10_000);
+    assert!(bench.take_any_update().is_none());
+}
+
+#[test]
 fn only_nodes_that_wait_for_long_get_a_placeholder() {
     let mut bench = Bench::ready();
+    bench.rest(&["p-g-0", "p-g-1"]);
     bench.wake(&["p-g-0", "p-g-1"]);
     bench.tick(40);
     let (_, _) = bench.take("CreateFleet").expect("a call that EC2 does not answer yet");

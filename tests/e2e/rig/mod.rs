@@ -25,10 +25,15 @@ pub struct Scratch {
     folder: tempfile::TempDir,
 }
 
+/// Scratch folders are kept to look at, also of tests that pass.
+pub fn keeps_scratch() -> bool {
+    std::env::var_os("EC2FLEET_KEEP_SCRATCH").is_some()
+}
+
 impl Scratch {
     pub fn new() -> Outcome<Self> {
         let mut folder = tempfile::Builder::new().prefix("ec2fleet-").tempdir().map_err(|e| e.to_string())?;
-        if std::env::var_os("EC2FLEET_KEEP_SCRATCH").is_some() {
+        if keeps_scratch() {
             folder.disable_cleanup(true);
             eprintln!("scratch folder: {}", folder.path().display());
         }
