@@ -174,9 +174,13 @@ impl Engine {
         self.tags.full_tags.remove(&node);
         let Some(binding) = self.persisted.bindings.get(&node) else { return };
         let Some((group, _)) = self.site.locate(&node) else { return };
-        // With the node's own tag: what counts as full must not lack it, whatever became of the call before.
-        let mut tags =
-            BTreeMap::from([(tag::NAME.to_owned(), node.clone()), (tag::NODE.to_owned(), node.clone())]);
+        // With what the call before writes: an instance that counts as full must not lack it, whatever became of that call.
+        let mut tags = if self.in_maintain_fleet(&node) {
+            self.fleet_tags(binding).tags
+        } else {
+            BTreeMap::from([(tag::NODE.to_owned(), node.clone())])
+        };
+        tags.insert(tag::NAME.to_owned(), node.clone());
         for (key, value) in &group.tags {
             if tag::has_placeholder(value) {
                 tags.insert(key.clone(), tag::fill(value, &node, &binding.addr, &binding.hostname));

@@ -1135,6 +1135,16 @@ fn a_node_that_sleeps_again_before_its_slurmd_answered_is_not_given_up() {
 }
 
 #[test]
+fn whatever_is_written_to_an_instance_of_a_nodes_fleet_says_whose_it_is() {
+    // The first write of tags has no answer yet, and it may never have one.
+    let mut bench = Bench::sleeper();
+    bench.tick(60_000);
+    let (_, request) = bench.take("CreateTags").expect("the Name tag");
+    let CloudRequest::CreateTags { tags, .. } = request else { unreachable!() };
+    assert_eq!([tag::NAME, tag::NODE, tag::CLUSTER].map(|key| tags[key].as_str()), ["p-g-0", "p-g-0", "c"]);
+}
+
+#[test]
 fn a_second_sleep_ends_the_time_that_slurmd_had_after_the_first() {
     let mut bench = Bench::sleeper();
     for (state, kind, times) in [

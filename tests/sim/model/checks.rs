@@ -702,7 +702,7 @@ impl World {
 
     /// The target of a group's fleet follows the nodes: EC2 keeps nothing that Slurm does not want, and launches for each node
     /// that waits.
-    fn look_at_targets(&mut self) {
+    pub fn look_at_targets(&mut self) {
         let now = self.k.now;
         let Some(driver) = self.acting().and_then(|host| self.controllers[host].driver.as_ref()) else {
             return;

@@ -761,7 +761,12 @@ impl World {
                 None => {
                     let request = self.mutate_at_ec2(request);
                     self.check_reaches(sender, &account, &request, &asked);
-                    self.ec2.perform(&mut self.k, &account, &request)
+                    let result = self.ec2.perform(&mut self.k, &account, &request);
+                    // A target that is right for a moment has not been wrong all the time.
+                    if matches!(request, CloudRequest::ModifyFleet { .. }) {
+                        self.look_at_targets();
+                    }
+                    result
                 }
             }
         };
