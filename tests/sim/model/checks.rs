@@ -351,7 +351,9 @@ impl World {
             let nameless = waking.into_iter().map(|index| &nodes[index]).find(|node| {
                 let awake_since = |at: u64| at.max(controller.hangs_until);
                 let known = node.boot_requested.is_some_and(|at| awake_since(at) + WAIT_SEEN_MS < self.k.now);
-                known && node.addr == node.name
+                // An address that it has not been shown may be an instance's.
+                let shown = controller.driver.as_ref().and_then(|driver| driver.engine.node(&node.name));
+                known && shown.is_some_and(|node| node.slurm_addr.is_some()) && node.addr == node.name
             });
             if let Some(node) = nameless {
                 let text = format!(
