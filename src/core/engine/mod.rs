@@ -34,6 +34,7 @@ mod tags;
 mod tell;
 #[cfg(test)]
 pub(crate) mod tests;
+mod turn;
 mod view;
 mod watched;
 mod weight;

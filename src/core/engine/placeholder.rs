@@ -13,9 +13,9 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::outbox::Purpose;
+use super::turn::Turn;
 use super::{Desire, Engine};
 use crate::core::fact::FactKind;
-use crate::core::limits::backoff_ms;
 use crate::core::slurm_api::{NodeUpdate, SlurmError, SlurmRequest, SlurmResult};
 
 /// Where no slurmd is: connect() refuses it at once.
@@ -28,9 +28,7 @@ const PATIENCE_MS: u64 = 3_000;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Placeholders {
     waiting: VecDeque<(u64, String)>,
-    in_flight: bool,
-    attempts: u32,
-    next_at: u64,
+    turn: Turn,
 }
 
 impl Placeholders {
@@ -40,7 +38,7 @@ impl Placeholders {
 
     /// slurmctld is being told: of two updates with addresses on their way, the later one might come first.
     pub(super) fn in_flight(&self) -> bool {
-        self.in_flight
+        self.turn.in_flight()
     }
 
     fn take_due(&mut self, now: u64, all: bool) -> BTreeSet<String> {
@@ -53,11 +51,11 @@ impl Engine {
     /// Returns whether nodes may be powered down now, as far as their addresses go.
     pub(super) fn place_waiting(&mut self) -> bool {
         let now = self.now.mono_ms;
-        if self.placeholders.in_flight || self.tell.is_owed() {
+        if self.placeholders.in_flight() || self.tell.is_owed() {
             return false;
         }
-        if self.placeholders.next_at > now {
-            self.wake(self.placeholders.next_at);
+        if let Some(at) = self.placeholders.turn.waits_until(now) {
+            self.wake(at);
             return false;
         }
         let failed: Vec<String> = self.reports.nodes().cloned().collect();
@@ -74,7 +72,7 @@ impl Engine {
         let nodes: Vec<String> = nodes.into_iter().collect();
         let addrs = Some(vec![NOWHERE.to_owned(); nodes.len()]);
         let update = NodeUpdate { names: nodes.clone(), addrs, ..NodeUpdate::default() };
-        self.placeholders.in_flight = true;
+        self.placeholders.turn.begin();
         self.slurm_call(Purpose::Place { nodes }, SlurmRequest::UpdateNodes(update));
         false
     }
@@ -86,7 +84,6 @@ impl Engine {
     }
 
     pub(super) fn take_placed(&mut self, nodes: Vec<String>, result: SlurmResult) {
-        self.placeholders.in_flight = false;
         match result {
             Ok(_) => {
                 let text = format!("{} nodes have {NOWHERE} until they have an instance", nodes.len());
@@ -101,8 +98,7 @@ impl Engine {
                 // slurmctld does not take it, and must learn of a failure all the same.
             }
         }
-        self.placeholders.attempts = 0;
-        self.placeholders.next_at = 0;
+        self.placeholders.turn.succeeded();
         for name in &nodes {
             if let Some(node) = self.nodes.get_mut(name) {
                 node.slurm_addr = Some(NOWHERE.to_owned());
@@ -111,9 +107,7 @@ impl Engine {
     }
 
     fn place_later(&mut self, nodes: Vec<String>) {
-        self.placeholders.attempts += 1;
-        let next = self.now.mono_ms + backoff_ms(self.placeholders.attempts + 2, &mut self.rng);
-        self.placeholders.next_at = next;
+        let next = self.placeholders.turn.failed(self.now.mono_ms, 2, &mut self.rng);
         for node in nodes.into_iter().rev() {
             self.placeholders.waiting.push_front((next, node));
         }

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::outbox::Purpose;
+use super::turn::Turn;
 use super::{Desire, Engine};
 use crate::core::fact::FactKind;
-use crate::core::limits::backoff_ms;
 use crate::core::slurm_api::{NodeFlags, NodeStateChange, NodeUpdate, SlurmRequest, SlurmResult};
 
 /// Reasons of ours begin with this, so that a node we took down is known again.
@@ -54,9 +54,7 @@ struct Report {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reports {
     nodes: BTreeMap<String, Report>,
-    in_flight: bool,
-    attempts: u32,
-    next_at: u64,
+    turn: Turn,
 }
 
 impl Reports {
@@ -71,7 +69,7 @@ impl Reports {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && !self.in_flight
+        self.nodes.is_empty() && !self.turn.in_flight()
     }
 
     pub(super) fn nodes(&self) -> impl Iterator<Item = &String> {
@@ -95,7 +93,7 @@ impl Reports {
 impl Engine {
     /// Drop what is no failure any more.
     pub(super) fn settle_reports(&mut self) {
-        if self.reports.in_flight || self.reports.nodes.is_empty() {
+        if self.reports.turn.in_flight() || self.reports.nodes.is_empty() {
             return;
         }
         let mut reports = std::mem::take(&mut self.reports.nodes);
@@ -104,11 +102,11 @@ impl Engine {
     }
 
     pub(super) fn report_failures(&mut self) {
-        if self.reports.in_flight || self.reports.nodes.is_empty() {
+        if self.reports.turn.in_flight() || self.reports.nodes.is_empty() {
             return;
         }
-        if self.reports.next_at > self.now.mono_ms {
-            self.wake(self.reports.next_at);
+        if let Some(at) = self.reports.turn.waits_until(self.now.mono_ms) {
+            self.wake(at);
             return;
         }
         let Some((reason, nodes)) = self.reports.take_next() else { return };
@@ -118,7 +116,7 @@ impl Engine {
             reason: Some(reason),
             ..NodeUpdate::default()
         };
-        self.reports.in_flight = true;
+        self.reports.turn.begin();
         self.slurm_call(Purpose::Report { nodes }, SlurmRequest::UpdateNodes(update));
     }
 
@@ -139,15 +137,12 @@ impl Engine {
 
     pub(super) fn take_reported(&mut self, nodes: &[String], result: SlurmResult) {
         let reports = &mut self.reports;
-        reports.in_flight = false;
         let Err(error) = result else {
-            reports.attempts = 0;
-            reports.next_at = 0;
+            reports.turn.succeeded();
             reports.nodes.retain(|_, report| !report.asked);
             return;
         };
-        reports.attempts += 1;
-        reports.next_at = self.now.mono_ms + backoff_ms(reports.attempts + 2, &mut self.rng);
+        reports.turn.failed(self.now.mono_ms, 2, &mut self.rng);
         for report in reports.nodes.values_mut() {
             report.asked = false;
         }

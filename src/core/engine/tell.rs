@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use super::outbox::Purpose;
 use super::report::REASON_PREFIX;
 use super::sleep::ASLEEP_REASON;
+use super::turn::Turn;
 use super::{Engine, PowerSource};
 use crate::core::fact::FactKind;
-use crate::core::limits::backoff_ms;
 use crate::core::record::Record;
 use crate::core::slurm_api::{
     NodeBase, NodeFlags, NodeStateChange, NodeUpdate, SlurmError, SlurmRequest, SlurmResult,
@@ -30,11 +30,9 @@ const RESET_RETRY_MS: u64 = 5_000;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tell {
     nodes: BTreeSet<String>,
-    in_flight: bool,
-    attempts: u32,
+    turn: Turn,
     /// How often slurmctld was reached and did not take them, in a row.
     refusals: u32,
-    next_at: u64,
 }
 
 impl Tell {
@@ -47,22 +45,22 @@ impl Tell {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && !self.in_flight
+        self.nodes.is_empty() && !self.turn.in_flight()
     }
 
     /// Addresses are on their way or will be soon; those that slurmctld keeps refusing are nothing to wait for.
     pub(super) fn is_owed(&self) -> bool {
-        self.in_flight || (!self.nodes.is_empty() && self.refusals < PATIENT_REFUSALS)
+        self.turn.in_flight() || (!self.nodes.is_empty() && self.refusals < PATIENT_REFUSALS)
     }
 }
 
 impl Engine {
     pub(super) fn tell_addresses(&mut self) {
-        if self.tell.nodes.is_empty() || self.tell.in_flight || self.placeholders.in_flight() {
+        if self.tell.nodes.is_empty() || self.tell.turn.in_flight() || self.placeholders.in_flight() {
             return;
         }
-        if self.tell.next_at > self.now.mono_ms {
-            self.wake(self.tell.next_at);
+        if let Some(at) = self.tell.turn.waits_until(self.now.mono_ms) {
+            self.wake(at);
             return;
         }
         let nodes = std::mem::take(&mut self.tell.nodes);
@@ -82,18 +80,16 @@ impl Engine {
         }
         update.instance_ids = Some(ids);
         update.instance_types = Some(types);
-        self.tell.in_flight = true;
+        self.tell.turn.begin();
         let nodes = update.names.clone();
         self.slurm_call(Purpose::Tell { nodes }, SlurmRequest::UpdateNodes(update));
     }
 
     pub(super) fn take_told(&mut self, mut nodes: Vec<String>, result: SlurmResult) {
-        self.tell.in_flight = false;
         match result {
             Ok(_) => {
-                self.tell.attempts = 0;
+                self.tell.turn.succeeded();
                 self.tell.refusals = 0;
-                self.tell.next_at = 0;
                 // A node that got another instance or address meanwhile is yet to be told of it.
                 nodes.retain(|node| !self.tell.nodes.contains(node));
                 if nodes.is_empty() {
@@ -114,9 +110,8 @@ impl Engine {
                 self.record(Record::Told { nodes });
             }
             Err(error) => {
-                self.tell.attempts += 1;
                 self.tell.refusals += u32::from(!matches!(error, SlurmError::Unreachable { .. }));
-                self.tell.next_at = self.now.mono_ms + backoff_ms(self.tell.attempts, &mut self.rng);
+                self.tell.turn.failed(self.now.mono_ms, 0, &mut self.rng);
                 self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
                 for node in nodes {
                     if self.persisted.bindings.contains_key(&node) {

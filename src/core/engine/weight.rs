@@ -9,9 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::outbox::Purpose;
+use super::turn::Turn;
 use super::{Desire, Engine, Node};
 use crate::core::fact::FactKind;
-use crate::core::limits::backoff_ms;
 use crate::core::record::Binding;
 use crate::core::site::{NodeGroup, Site};
 use crate::core::slurm_api::{NodeUpdate, SlurmRequest, SlurmResult};
@@ -20,9 +20,7 @@ use crate::core::slurm_api::{NodeUpdate, SlurmRequest, SlurmResult};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Weights {
     due: BTreeSet<String>,
-    in_flight: bool,
-    attempts: u32,
-    next_at: u64,
+    turn: Turn,
     /// What slurmctld has is asked for before anything is written.
     unread: bool,
     /// Raised whenever slurmctld may have gone back to slurm.conf: an answer to what was sent before says nothing.
@@ -38,7 +36,7 @@ impl Weights {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.due.is_empty() && !self.in_flight
+        self.due.is_empty() && !self.turn.in_flight()
     }
 
     pub(super) fn touch(&mut self, node: &str) {
@@ -79,8 +77,8 @@ impl Engine {
 
     /// Other rules: every node may be weighed anew.
     pub(super) fn weigh_by_new_site(&mut self) {
-        let Weights { in_flight, round, .. } = self.weights;
-        self.weights = Weights { in_flight, round, ..Weights::of(&self.site) };
+        let Weights { turn, round, .. } = self.weights;
+        self.weights = Weights { turn: turn.forgiven(), round, ..Weights::of(&self.site) };
         self.forget_weights();
     }
 
@@ -100,14 +98,14 @@ impl Engine {
     /// One update for each weight, one after the other.
     pub(super) fn set_weights(&mut self) {
         if self.weights.due.is_empty()
-            || self.weights.in_flight
+            || self.weights.turn.in_flight()
             || self.weights.unread
             || !self.slurm.is_known()
         {
             return;
         }
-        if self.weights.next_at > self.now.mono_ms {
-            self.wake(self.weights.next_at);
+        if let Some(at) = self.weights.turn.waits_until(self.now.mono_ms) {
+            self.wake(at);
             return;
         }
         let mut wrong: BTreeMap<u32, Vec<String>> = BTreeMap::new();
@@ -118,18 +116,16 @@ impl Engine {
         }
         let Some((weight, nodes)) = wrong.pop_first() else { return };
         self.weights.due.extend(wrong.into_values().flatten());
-        self.weights.in_flight = true;
+        self.weights.turn.begin();
         let update = NodeUpdate { names: nodes.clone(), weight: Some(weight), ..NodeUpdate::default() };
         let round = self.weights.round;
         self.slurm_call(Purpose::Weigh { nodes, weight, round }, SlurmRequest::UpdateNodes(update));
     }
 
     pub(super) fn take_weighed(&mut self, nodes: Vec<String>, weight: u32, round: u64, result: SlurmResult) {
-        self.weights.in_flight = false;
         match result {
             Ok(_) => {
-                self.weights.attempts = 0;
-                self.weights.next_at = 0;
+                self.weights.turn.succeeded();
                 if round == self.weights.round {
                     for name in &nodes {
                         if let Some(node) = self.nodes.get_mut(name) {
@@ -141,8 +137,7 @@ impl Engine {
                 self.fact(self.new_fact(FactKind::WeightsSet, text).nodes(&nodes));
             }
             Err(error) => {
-                self.weights.attempts += 1;
-                self.weights.next_at = self.now.mono_ms + backoff_ms(self.weights.attempts, &mut self.rng);
+                self.weights.turn.failed(self.now.mono_ms, 0, &mut self.rng);
                 self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
             }
         }
