@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
+mod golden;
+
 use super::fence::{Attempt, Fence};
 use super::storage::FileStorage;
 use super::*;
