@@ -5,23 +5,15 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
+use super::clock::Clock;
 use crate::core::event::{CallId, Event};
+use crate::core::power_watch::{Ask, LOOK_INTERVAL_MS, Observation, PowerWatch};
 use crate::core::slurm_api::{SlurmError, SlurmReply, SlurmRequest, SlurmResult};
 use crate::slurm::controller::{Controller, HostLogLevel};
-
-/// How often `last_node_update` is looked at. Reading it takes no lock.
-const WATCH_INTERVAL: Duration = Duration::from_millis(20);
-
-/// slurmctld's power-save thread wakes once a second and acts on what moved `last_node_update` before, but does not
-/// move it itself (`_do_power_work()` in power_save.c, 22.05.8). So for this long after a move every look is a reading,
-const AFTER_MOVE: Duration = Duration::from_secs(3);
-
-/// and otherwise a reading is due after this time: nodes that were idle for SuspendTime, or waited for ResumeRate.
-const SCAN_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Commands that may wait for the thread.
 const COMMANDS: usize = 1_024;
@@ -111,7 +103,7 @@ impl HostLink {
 pub fn run(controller: &mut dyn Controller, commands: &Receiver<HostCommand>, shared: &Shared) {
     let mut watch = Watch::default();
     loop {
-        match commands.recv_timeout(WATCH_INTERVAL) {
+        match commands.recv_timeout(Duration::from_millis(LOOK_INTERVAL_MS)) {
             Ok(command) => watch.obey(controller, command),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -134,12 +126,9 @@ pub fn run(controller: &mut dyn Controller, commands: &Receiver<HostCommand>, sh
 
 #[derive(Default)]
 struct Watch {
-    last_node_update: i64,
-    /// When `last_node_update` was seen to move, and when the bitmaps were read.
-    moved: Option<Instant>,
-    scanned: Option<Instant>,
-    overflowed: bool,
-    read_now: bool,
+    clock: Clock,
+    /// Decides when the bitmaps are read and what of them is handed over.
+    policy: PowerWatch,
     /// Answers that found the queue full. They are bounded by the calls that the engine has open.
     owed: VecDeque<(u64, Event)>,
 }
@@ -151,7 +140,9 @@ impl Watch {
                 let result = answer(controller, &request);
                 self.owed.push_back((asker, Event::SlurmAnswered { call, result }));
             }
-            HostCommand::ReadPower => self.read_now = true,
+            HostCommand::ReadPower => {
+                self.observe(Observation::FullWanted);
+            }
             HostCommand::Log { level, message } => controller.log(level, &message),
         }
     }
@@ -169,46 +160,39 @@ impl Watch {
         }
     }
 
-    fn is_due(&mut self, last_node_update: i64, now: Instant) -> bool {
-        if last_node_update != self.last_node_update {
-            self.last_node_update = last_node_update;
-            self.moved = Some(now);
-        }
-        let within =
-            |since: Option<Instant>, time| since.is_some_and(|since| now.duration_since(since) < time);
-        within(self.moved, AFTER_MOVE) || !within(self.scanned, SCAN_INTERVAL)
+    fn observe(&mut self, seen: Observation) -> Ask {
+        self.policy.step(self.clock.now().mono_ms, seen)
     }
 
     fn scan(&mut self, controller: &mut dyn Controller, shared: &Shared, events: &mpsc::Sender<Event>) {
-        let full = shared.full_wanted.load(Ordering::SeqCst) || self.read_now || self.overflowed;
-        let now = Instant::now();
-        if !full && !self.is_due(controller.last_node_update(), now) {
-            return;
+        if shared.full_wanted.swap(false, Ordering::SeqCst) {
+            self.observe(Observation::FullWanted);
         }
-        if !self.owed.is_empty() {
-            // A reading must not overtake an answer: it would be older news delivered later.
-            return;
-        }
+        let look = Observation::Look {
+            last_node_update: controller.last_node_update(),
+            answers_wait: !self.owed.is_empty(),
+        };
+        let Ask::Read { full } = self.observe(look) else { return };
         // The bitmaps are not there while slurmctld reads its configuration: the next look will find them.
         let Ok(reading) = controller.read_power(full) else { return };
-        // The first reading of all follows slurmctld's start.
-        if reading.reconfigured && self.scanned.is_some() {
-            shared.reconfigured.notify_one();
-        }
-        self.scanned = Some(now);
-        self.read_now = false;
-        shared.full_wanted.store(false, Ordering::SeqCst);
         shared.scans.fetch_add(1, Ordering::Relaxed);
         shared.lock_held_max_ns.fetch_max(reading.lock_held_ns, Ordering::Relaxed);
-        if self.overflowed {
-            if events.try_send(Event::Rescan).is_err() {
-                return;
-            }
-            self.overflowed = false;
+        let (empty, reconfigured) = (reading.is_empty(), reading.reconfigured);
+        let Ask::HandOver { reconfigured, rescan, reading: wanted } =
+            self.observe(Observation::Read { full, empty, reconfigured })
+        else {
+            return;
+        };
+        if reconfigured {
+            shared.reconfigured.notify_one();
         }
-        if !reading.is_empty() && events.try_send(Event::Power(reading)).is_err() {
+        if rescan && events.try_send(Event::Rescan).is_err() {
+            self.observe(Observation::QueueFull);
+            return;
+        }
+        if wanted && events.try_send(Event::Power(reading)).is_err() {
             shared.overflows.fetch_add(1, Ordering::Relaxed);
-            self.overflowed = true;
+            self.observe(Observation::QueueFull);
         }
     }
 }
@@ -241,26 +225,6 @@ pub fn busy(request: &SlurmRequest) -> SlurmError {
 mod tests {
     use super::*;
     use crate::core::slurm_api::{NodeUpdate, PowerReading, SlurmNode};
-
-    #[test]
-    fn readings_go_on_for_a_while_after_a_move_and_never_stop() {
-        let start = Instant::now();
-        let mut watch = Watch::default();
-        let mut readings = Vec::new();
-        // last_node_update moves at 1,000 ms; power save changes the bitmaps some time later without moving it.
-        for ms in (0..10_000).step_by(20) {
-            let now = start + Duration::from_millis(ms);
-            if watch.is_due(if ms < 1_000 { 7 } else { 8 }, now) {
-                watch.scanned = Some(now);
-                readings.push(ms);
-            }
-        }
-        let longest = |from, to| {
-            readings.windows(2).filter(|w| w[0] >= from && w[1] < to).map(|w| w[1] - w[0]).max().unwrap()
-        };
-        assert_eq!(longest(1_000, 4_000), 20);
-        assert_eq!(longest(5_000, 10_000), 200);
-    }
 
     /// slurmctld whose power save wakes one node after another.
     #[derive(Default)]

@@ -4,7 +4,6 @@
 pub mod active;
 pub mod clock;
 pub mod commands;
-pub mod defects;
 pub mod explain;
 pub mod host;
 pub mod hosts;

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::defects::Defects;
+use super::clock::Clock;
 use super::host::{self, HostLink};
 use super::supervise;
+use crate::core::restarts::{Inactive, Next, Restarts};
 use crate::slurm::controller::{Controller, HostLogLevel};
 
 /// What the shim knows about the slurmctld that loaded it.
@@ -66,11 +67,11 @@ impl Plugin {
         let mut plugin = Self { host: host.clone(), stop, threads: Vec::new() };
         plugin.threads.push(thread("ec2fleet-host", move || {
             let mut controller = make_controller();
-            let mut defects = Defects::default();
+            let (clock, mut restarts) = (Clock::default(), Restarts::default());
             while catch_unwind(AssertUnwindSafe(|| host::run(controller.as_mut(), &commands, &shared))).is_err() {
                 // The engine waits for answers that are lost: it has to start anew, too.
                 shared.primary.store(false, Ordering::SeqCst);
-                if defects.attempt(Instant::now()).is_none() {
+                if restarts.step(clock.now().mono_ms, Inactive::Panicked) == Next::StayPassive {
                     controller.log(
                         HostLogLevel::Error,
                         "passive: a defect stopped the thread that watches slurmctld; the programs take over. Restart \

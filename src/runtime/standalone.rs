@@ -3,20 +3,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::active::SlurmPort;
+use super::active::{Active, SlurmPort};
+use super::clock::Clock;
 use super::setup::{self, SetupError};
 use crate::core::engine::PowerSource;
 use crate::core::event::Event;
+use crate::core::program_pass::{FenceWait, Next, Pass, Seen};
 use crate::journal::fence::Fence;
+use crate::journal::storage::FileStorage;
 use crate::slurm::command::{CommandOptions, CommandSlurm};
-
-/// How long a program waits for another one to finish its pass.
-const FENCE_PATIENCE: Duration = Duration::from_secs(60);
-
-/// A pass may take this much longer than ResumeTimeout, then it is given up; the next one continues.
-const EXTRA: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StandaloneError {
@@ -53,37 +50,50 @@ pub fn run(config_dir: Option<&Path>, slurm_conf: &Path, request: Event) -> Resu
         });
         let mut active =
             setup::activate(&configured, fence, PowerSource::Requests, SlurmPort::Commands(Arc::new(slurm)))?;
-        let patience = Duration::from_secs(configured.loaded.site.settings.resume_timeout_s.into()) + EXTRA;
-        let until = Instant::now() + patience;
-        if !active.give(request, None) {
-            return Err(StandaloneError::FenceLost);
-        }
-        while !active.driver.engine.is_idle() {
-            let turn = tokio::time::timeout_at(until.into(), active.turn()).await;
-            match turn {
-                Ok(true) => {}
-                Ok(false) => return Err(StandaloneError::FenceLost),
-                Err(_) => return Err(StandaloneError::Unfinished(patience.as_secs())),
-            }
-            if active.journal_error.is_some() {
-                tokio::time::sleep(super::active::HEARTBEAT).await;
-                active.heartbeat();
-            }
-        }
-        Ok(())
+        let pass = Pass::begin(active.clock.now().mono_ms, configured.loaded.site.settings.resume_timeout_s);
+        finish(&mut active, pass, request).await
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
 }
 
-async fn wait_for_fence(state_dir: &Path) -> Result<Fence, StandaloneError> {
-    let until = Instant::now() + FENCE_PATIENCE;
+/// Take the request in, and what follows from it, until the pass ends.
+async fn finish(active: &mut Active<FileStorage>, pass: Pass, request: Event) -> Result<(), StandaloneError> {
+    let mut holds = active.give(request, None);
     loop {
-        match setup::take_fence(state_dir, "program") {
-            Err(SetupError::Fenced(_)) if Instant::now() < until => {
-                tokio::time::sleep(Duration::from_millis(50)).await
-            }
+        let seen = Seen {
+            fence_lost: !holds,
+            idle: active.driver.engine.is_idle(),
+            journal_refuses: active.journal_error.is_some(),
+        };
+        holds = match pass.step(active.clock.now().mono_ms, seen) {
+            Next::Wait { until_ms } => turn(active, until_ms).await,
+            Next::RetryJournal { until_ms } => turn(active, until_ms).await && active.heartbeat(),
+            Next::Finished => return Ok(()),
+            Next::FenceLost => return Err(StandaloneError::FenceLost),
+            Next::GivenUp => return Err(StandaloneError::Unfinished(pass.patience_ms() / 1_000)),
+        };
+    }
+}
+
+/// Wait for the next event or deadline, but not beyond this moment. False if the fence is lost.
+async fn turn(active: &mut Active<FileStorage>, until_ms: u64) -> bool {
+    let until = active.clock.instant(until_ms);
+    // When the time is over nothing was taken in, and nothing is known of the fence.
+    tokio::time::timeout_at(until.into(), active.turn()).await.unwrap_or(true)
+}
+
+async fn wait_for_fence(state_dir: &Path) -> Result<Fence, StandaloneError> {
+    let clock = Clock::default();
+    let wait = FenceWait::begin(clock.now().mono_ms);
+    loop {
+        let refusal = match setup::take_fence(state_dir, "program") {
+            Err(refusal @ SetupError::Fenced(_)) => refusal,
             other => return Ok(other?),
+        };
+        match wait.held(clock.now().mono_ms) {
+            Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+            None => return Err(refusal.into()),
         }
     }
 }

@@ -4,15 +4,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::active::{Active, End, HEARTBEAT, SlurmPort};
-use super::clock::unix_ms;
+use super::clock::{Clock, unix_ms};
 use super::commands::{self, Fresh, Identity};
-use super::defects::{ATTEMPTS, Defects};
 use super::host::HostLink;
 use super::metrics;
 use super::places;
@@ -23,6 +22,7 @@ use super::socket::{Command, Socket, SocketOptions};
 use crate::core::engine::PowerSource;
 use crate::core::fact::{Fact, FactKind};
 use crate::core::report::{Mode, SCHEMA_VERSION, Severity, StatusReport};
+use crate::core::restarts::{ATTEMPTS, Inactive, Next, Restarts};
 use crate::journal::storage::FileStorage;
 use crate::observe::log;
 use crate::slurm::controller::HostLogLevel;
@@ -30,95 +30,143 @@ use crate::slurm::controller::HostLogLevel;
 /// Commands that may wait.
 const COMMANDS: usize = 256;
 
-/// How often a plugin that cannot act looks whether it can now.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// How often a standby looks whether it is the primary controller now.
-const ROLE_POLL: Duration = Duration::from_millis(25);
-
 type Commands = Arc<Mutex<mpsc::Receiver<Command>>>;
 
 /// Run until slurmctld stops the plugin.
-pub async fn run(options: PluginOptions, host: HostLink, mut stop: watch::Receiver<bool>) {
+pub async fn run(options: PluginOptions, host: HostLink, stop: watch::Receiver<bool>) {
     let (sender, receiver) = mpsc::channel(COMMANDS);
-    let receiver: Commands = Arc::new(Mutex::new(receiver));
-    let mut last_complaint = String::new();
-    let mut listening: Option<Listening> = None;
-    let mut defects = Defects::default();
-    let mut restarted = None;
-    loop {
-        if *stop.borrow() {
-            break;
-        }
-        if !host.shared.primary.load(Ordering::SeqCst) {
-            listening = None;
-            pause(&mut stop, ROLE_POLL).await;
-            continue;
-        }
-        let failure = match catch_unwind(AssertUnwindSafe(|| begin(&options, &host, restarted.take()))) {
-            Ok(Ok((configured, active))) => {
-                last_complaint.clear();
-                if listening.is_none() {
-                    listening = Some(listen(&configured, &sender, &stop, &host));
-                }
-                let task = tokio::spawn(act(
-                    active,
-                    identity(&options, &configured),
-                    configured,
-                    options.clone(),
-                    host.clone(),
-                    Arc::clone(&receiver),
-                    stop.clone(),
-                ));
-                match task.await {
-                    Ok(End::Stopped) => break,
-                    Ok(end @ (End::NotPrimary | End::FenceLost)) => {
-                        host.shared.watch(None);
-                        host.log(HostLogLevel::Info, format!("no longer acting: {end:?}"));
-                        continue;
-                    }
-                    Err(failure) => failure.to_string(),
+    let mut supervisor = Supervisor {
+        options,
+        host,
+        stop,
+        sender,
+        receiver: Arc::new(Mutex::new(receiver)),
+        clock: Clock::default(),
+        restarts: Restarts::default(),
+        last_complaint: String::new(),
+        listening: None,
+        restarted: None,
+    };
+    supervisor.run().await;
+    supervisor.host.shared.watch(None);
+}
+
+/// What outlives an engine.
+struct Supervisor {
+    options: PluginOptions,
+    host: HostLink,
+    stop: watch::Receiver<bool>,
+    sender: mpsc::Sender<Command>,
+    receiver: Commands,
+    clock: Clock,
+    restarts: Restarts,
+    /// Why no engine could begin, as it was said last.
+    last_complaint: String,
+    listening: Option<Listening>,
+    /// Why the engine before this one ended, if a defect ended it.
+    restarted: Option<String>,
+}
+
+impl Supervisor {
+    async fn run(&mut self) {
+        while !*self.stop.borrow() {
+            let Some((why, text)) = self.act_if_primary().await else { return };
+            match self.restarts.step(self.clock.now().mono_ms, why) {
+                Next::After { ms } => pause(&mut self.stop, Duration::from_millis(ms)).await,
+                Next::Restart { attempt } => self.note_restart(&text, attempt),
+                Next::StayPassive => {
+                    self.stay_passive(&text).await;
+                    return;
                 }
             }
+        }
+    }
+
+    /// Act for as long as that goes well; then why it ended, and with which words. `None`: slurmctld stops the plugin.
+    async fn act_if_primary(&mut self) -> Option<(Inactive, String)> {
+        if !self.host.shared.primary.load(Ordering::SeqCst) {
+            self.listening = None;
+            return Some((Inactive::Standby, String::new()));
+        }
+        let restarted = self.restarted.take();
+        match catch_unwind(AssertUnwindSafe(|| begin(&self.options, &self.host, restarted))) {
+            Ok(Ok((configured, active))) => self.act(configured, active).await,
             Ok(Err(error)) => {
-                // Every second again, but said once: the log must stay readable.
-                let complaint = error.to_string();
-                if complaint != last_complaint {
-                    let level = if matches!(error, SetupError::Fenced(_)) {
-                        HostLogLevel::Info
-                    } else {
-                        HostLogLevel::Error
-                    };
-                    host.log(level, format!("passive: {complaint}"));
-                    last_complaint = complaint;
-                }
-                pause(&mut stop, RETRY).await;
-                continue;
+                self.complain(&error);
+                Some((Inactive::Refused, String::new()))
             }
-            Err(_) => "it could not start from its journal and configuration".to_owned(),
-        };
-        host.shared.watch(None);
-        if let Some(attempt) = defects.attempt(Instant::now()) {
-            // What it had begun is finished from the journal, as after any crash.
-            let text = format!(
-                "a defect ended the engine: {failure}. It starts again from its journal ({attempt} of {ATTEMPTS})"
-            );
-            host.log(HostLogLevel::Error, &text);
-            restarted = Some(text);
-            continue;
+            Err(_) => {
+                self.host.shared.watch(None);
+                let text = "it could not start from its journal and configuration".to_owned();
+                Some((Inactive::Panicked, text))
+            }
         }
+    }
+
+    async fn act(
+        &mut self,
+        configured: Configured,
+        active: Active<FileStorage>,
+    ) -> Option<(Inactive, String)> {
+        self.last_complaint.clear();
+        if self.listening.is_none() {
+            self.listening = Some(listen(&configured, &self.sender, &self.stop, &self.host));
+        }
+        let task = tokio::spawn(act(
+            active,
+            identity(&self.options, &configured),
+            configured,
+            self.options.clone(),
+            self.host.clone(),
+            Arc::clone(&self.receiver),
+            self.stop.clone(),
+        ));
+        let end = task.await;
+        if matches!(end, Ok(End::Stopped)) {
+            return None;
+        }
+        self.host.shared.watch(None);
+        Some(match end {
+            Ok(end) => {
+                self.host.log(HostLogLevel::Info, format!("no longer acting: {end:?}"));
+                (Inactive::Resigned, String::new())
+            }
+            Err(failure) => (Inactive::Panicked, failure.to_string()),
+        })
+    }
+
+    /// It is tried every second and said once: the log must stay readable.
+    fn complain(&mut self, error: &SetupError) {
+        let complaint = error.to_string();
+        if complaint == self.last_complaint {
+            return;
+        }
+        let level =
+            if matches!(error, SetupError::Fenced(_)) { HostLogLevel::Info } else { HostLogLevel::Error };
+        self.host.log(level, format!("passive: {complaint}"));
+        self.last_complaint = complaint;
+    }
+
+    /// What the engine had begun is finished from the journal, as after any crash.
+    fn note_restart(&mut self, failure: &str, attempt: usize) {
+        let text = format!(
+            "a defect ended the engine: {failure}. It starts again from its journal ({attempt} of {ATTEMPTS})"
+        );
+        self.host.log(HostLogLevel::Error, &text);
+        self.restarted = Some(text);
+    }
+
+    async fn stay_passive(&mut self, failure: &str) {
         let reason = format!(
             "a defect stopped the plugin: {failure}. The programs take over; restart slurmctld to load it anew"
         );
-        host.log(HostLogLevel::Error, format!("passive: {reason}"));
+        self.host.log(HostLogLevel::Error, format!("passive: {reason}"));
+        let options = &self.options;
         let cluster = setup::configure(options.config_dir.as_deref(), options.slurm_conf.as_deref())
             .map(|configured| configured.loaded.site.cluster)
             .unwrap_or_default();
-        stay_passive(&reason, &cluster, &receiver, &mut stop).await;
-        break;
+        stay_passive(&reason, &cluster, &self.receiver, &mut self.stop).await;
     }
-    host.shared.watch(None);
-    drop(listening);
 }
 
 /// The socket server and the metrics, ended when this is dropped.
