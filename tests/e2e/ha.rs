@@ -2,6 +2,7 @@
 //! Two controllers on one StateSaveLocation: whoever holds the fence acts, the other one watches, and a change from one to
 //! the other in mid launch launches nothing twice and leaves nothing behind.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::SystemTime;
@@ -13,12 +14,12 @@ use super::rig::process::Daemon;
 use super::rig::{paths, wait};
 
 const NODES: u32 = 50;
-/// Name (as tests/e2e/node/machine.c resolves it) and address: the first is the primary.
-const HOSTS: [(&str, &str); 2] = [("ip-127-0-0-2", "127.0.0.2"), ("ip-127-0-0-3", "127.0.0.3")];
 
 /// The cluster's slurmctlds.
 struct Pair<'a> {
     cluster: &'a Cluster,
+    /// The first is the primary's. They are no instance's.
+    addresses: [Ipv4Addr; 2],
     controllers: [Option<Daemon>; 2],
 }
 
@@ -26,7 +27,12 @@ impl<'a> Pair<'a> {
     /// Write each controller's slurm.conf. They differ in what cannot be shared on one machine: log and pid file.
     fn new(cluster: &'a Cluster) -> Self {
         let conf = std::fs::read_to_string(&cluster.slurm.conf).unwrap();
-        let hosts = HOSTS.map(|(name, address)| format!("SlurmctldHost={name}({address})\n")).concat();
+        let addresses = [2, 3].map(|fourth| cluster.loopback.address(0, fourth));
+        // The names as tests/e2e/node/machine.c resolves them.
+        let host = |address: Ipv4Addr| {
+            format!("SlurmctldHost=ip-{}({address})\n", address.to_string().replace('.', "-"))
+        };
+        let hosts = addresses.map(host).concat();
         let conf = conf
             .replace("SlurmctldHost=localhost(127.0.0.1)\n", &hosts)
             // They share a port: each binds to its own address only.
@@ -34,7 +40,7 @@ impl<'a> Pair<'a> {
             + "SlurmctldTimeout=5\n";
         std::fs::write(&cluster.slurm.conf, &conf).unwrap();
         let folder = cluster.scratch.path();
-        for host in 0..HOSTS.len() {
+        for host in 0..addresses.len() {
             let own = conf
                 .replace(
                     &cluster.slurm.log.display().to_string(),
@@ -46,7 +52,7 @@ impl<'a> Pair<'a> {
                 );
             std::fs::write(folder.join(format!("slurm-{host}.conf")), own).unwrap();
         }
-        Self { cluster, controllers: [None, None] }
+        Self { cluster, addresses, controllers: [None, None] }
     }
 
     fn log(&self, host: usize) -> PathBuf {
@@ -71,7 +77,7 @@ impl<'a> Pair<'a> {
             .env("EC2FLEET_CONFIG_DIR", &self.cluster.config)
             .env("EC2FLEET_LIBRARY", paths::library().unwrap())
             .env("LD_PRELOAD", folder.join("machine.so"))
-            .env("EC2_PRIVATE_IP", HOSTS[host].1);
+            .env("EC2_PRIVATE_IP", self.addresses[host].to_string());
         let output = folder.join(format!("slurmctld-{host}.output"));
         self.controllers[host] = Some(Daemon::start(&format!("slurmctld {host}"), command, &output).unwrap());
     }
@@ -123,7 +129,7 @@ impl<'a> Pair<'a> {
 impl Drop for Pair<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for host in 0..HOSTS.len() {
+            for host in 0..self.controllers.len() {
                 eprintln!("== slurmctld {host}\n{}", super::rig::process::tail(&self.log(host), 60));
             }
         }

@@ -4,18 +4,20 @@
 use std::path::Path;
 
 use super::rig::instances::{Instances, Verb, write_program};
+use super::rig::loopback::Loopback;
 use super::rig::munge::Munge;
 use super::rig::slurm::{Slurm, SlurmConf, base_state};
 use super::rig::{Scratch, keeps_scratch, wait};
 
-const NODES: [(&str, &str, &str); 2] =
-    [("i-00000000000000001", "n1", "127.20.0.1"), ("i-00000000000000002", "n2", "127.20.0.2")];
+/// Instance and node: node `n1` has the first instance address of the cluster's range, `n2` the second.
+const NODES: [(&str, &str); 2] = [("i-00000000000000001", "n1"), ("i-00000000000000002", "n2")];
 
 struct Static {
     slurm: Slurm,
     instances: Instances,
     _munge: Munge,
     scratch: Scratch,
+    _loopback: Loopback,
 }
 
 impl Drop for Static {
@@ -27,6 +29,8 @@ impl Drop for Static {
 
 impl Static {
     fn start() -> Self {
+        let loopback = Loopback::claim().unwrap();
+        let addresses = [4, 5].map(|fourth| loopback.address(0, fourth).to_string());
         let scratch = Scratch::new().unwrap();
         let munge = Munge::start(scratch.path()).unwrap();
         let conf = SlurmConf {
@@ -36,19 +40,21 @@ impl Static {
             suspend_timeout: 5,
             resume_timeout: 300,
             slurmd_timeout: 10,
-            lines: "SuspendTime=-1\n\
-                    NodeName=n[1-2] NodeAddr=127.20.0.[1-2] CPUs=1 RealMemory=64\n\
-                    PartitionName=p Nodes=ALL Default=YES"
-                .into(),
+            lines: format!(
+                "SuspendTime=-1\n\
+                 NodeName=n[1-2] NodeAddr={} CPUs=1 RealMemory=64\n\
+                 PartitionName=p Nodes=ALL Default=YES",
+                addresses.join(",")
+            ),
         };
-        let slurm = Slurm::new(scratch.path(), &munge.socket, conf, Vec::new()).unwrap();
+        let slurm = Slurm::new(scratch.path(), &munge.socket, &loopback, conf, Vec::new()).unwrap();
         let node_side = scratch.path().join("node-side");
         write_program(&node_side, "#!/bin/sh\nexec \"$SLURMD\" -D -N \"$RIG_NODE\" $SLURMD_OPTIONS\n")
             .unwrap();
         let instances = Instances::prepare(scratch.path(), &slurm.conf, &node_side).unwrap();
-        let mut cluster = Self { slurm, instances, _munge: munge, scratch };
+        let mut cluster = Self { slurm, instances, _munge: munge, scratch, _loopback: loopback };
         cluster.slurm.start().unwrap();
-        for (id, node, address) in NODES {
+        for ((id, node), address) in NODES.into_iter().zip(&addresses) {
             cluster
                 .instances
                 .run(Verb::Boot, id, &[("RIG_NODE", node), ("EC2_PRIVATE_IP", address)])

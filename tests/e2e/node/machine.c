@@ -23,7 +23,7 @@
 
 #define PREFIX "ip-"
 
-/* ip-127-10-0-5, as EC2 names instances; without an instance 127.0.0.1. */
+/* ip-127-20-0-5, as EC2 names instances; without an instance 127.0.0.1. */
 int gethostname(char *name, size_t size)
 {
 	const char *address = getenv("EC2_PRIVATE_IP");

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::emulator::Emulator;
 use super::instances::{Instances, compile, write_program};
+use super::loopback::Loopback;
 use super::munge::Munge;
 use super::process::{run, tail};
 use super::slurm::{Record, Slurm, SlurmConf, has_state};
@@ -72,7 +73,8 @@ impl Default for Options {
     }
 }
 
-/// Fields are dropped in this order: `Drop` ends slurmctld and the instances before them.
+/// Fields are dropped in this order: `Drop` ends slurmctld and the instances before them, and the addresses and ports are given
+/// back last.
 pub struct Cluster {
     pub slurm: Slurm,
     pub emulator: Emulator,
@@ -80,19 +82,22 @@ pub struct Cluster {
     pub config: PathBuf,
     _munge: Munge,
     pub scratch: Scratch,
+    pub loopback: Loopback,
 }
 
 impl Cluster {
     pub fn start(options: &Options) -> Outcome<Self> {
+        let loopback = Loopback::claim()?;
         let scratch = Scratch::new()?;
         let folder = scratch.path();
         let munge = Munge::start(folder)?;
         let slurm_conf = folder.join("slurm.conf");
         let instances = Instances::prepare(folder, &slurm_conf, &paths::node_side())?;
+        let [a, b] = loopback.subnets();
         let mut scenario = json!({
             "subnets": [
-                {"id": "subnet-0000000a", "zone": "a", "cidr": "127.10.0.0/16"},
-                {"id": "subnet-0000000b", "zone": "b", "cidr": "127.11.0.0/16"},
+                {"id": "subnet-0000000a", "zone": "a", "cidr": a},
+                {"id": "subnet-0000000b", "zone": "b", "cidr": b},
             ],
         });
         merge(&mut scenario, &options.scenario);
@@ -145,8 +150,8 @@ impl Cluster {
                 options.slurm_conf
             ),
         };
-        let slurm = Slurm::new(folder, &munge.socket, conf, environment)?;
-        let mut cluster = Self { slurm, emulator, instances, config, _munge: munge, scratch };
+        let slurm = Slurm::new(folder, &munge.socket, &loopback, conf, environment)?;
+        let mut cluster = Self { slurm, emulator, instances, config, _munge: munge, scratch, loopback };
         cluster.write_config(&options.config, options.nodes, &options.group)?;
         if options.start {
             cluster.slurm.start()?;

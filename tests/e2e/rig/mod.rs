@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A whole cluster on this machine: munge, slurmctld, EC2 (ec2-emulator) and compute nodes (real slurmds), on private ports
-//! below one scratch folder. Everything is a real process but Amazon. Dropping the rig ends all of it.
+//! A whole cluster on this machine: munge, slurmctld, EC2 (ec2-emulator) and compute nodes (real slurmds), with addresses and
+//! ports of its own and below one scratch folder: any number of them run side by side. Everything is a real process but Amazon.
+//! Dropping the rig ends all of it.
 
 // The demo and the tests each use their own part.
 #![allow(dead_code)]
@@ -8,6 +9,7 @@
 pub mod cluster;
 pub mod emulator;
 pub mod instances;
+pub mod loopback;
 pub mod munge;
 pub mod paths;
 pub mod ports;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::loopback::Loopback;
 use super::process::{Daemon, run};
-use super::{Outcome, paths, ports, wait};
+use super::{Outcome, paths, wait};
 
 /// The members of one line of `scontrol -o show …`.
 pub type Record = BTreeMap<String, String>;
@@ -47,18 +48,18 @@ impl Slurm {
     pub fn new(
         scratch: &Path,
         munge_socket: &Path,
+        loopback: &Loopback,
         options: SlurmConf,
         environment: Vec<(String, String)>,
     ) -> Outcome<Self> {
-        let [slurmctld_port, slurmd_port] = ports::free();
         let slurm = Self {
             conf: scratch.join("slurm.conf"),
             log: scratch.join("slurmctld.log"),
             state: scratch.join("state"),
             controller: None,
             environment,
-            slurmctld_port,
-            slurmd_port,
+            slurmctld_port: loopback.slurmctld_port(),
+            slurmd_port: loopback.slurmd_port(),
             scratch: scratch.to_owned(),
             munge_socket: munge_socket.to_owned(),
             options,
