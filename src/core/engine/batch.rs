@@ -8,7 +8,7 @@ use super::Engine;
 use super::pools::pools;
 use crate::core::ec2_api::{CreateFleet, FleetType};
 use crate::core::fleet_spec::LaunchTemplateOverride;
-use crate::core::jobs::Unit;
+use crate::core::jobs::{Jobs, Unit};
 use crate::core::site::{FleetScope, Lifecycle, NodeGroup, NodeNaming, Site};
 use crate::core::tag;
 
@@ -63,32 +63,47 @@ impl Queue {
     }
 }
 
+/// Nodes that wait for a launch.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// By the stem of their group.
+    pub(super) queues: BTreeMap<String, Queue>,
+    /// Jobs that have all of their nodes or none.
+    pub(super) jobs: Jobs,
+}
+
 impl Engine {
     pub(super) fn unqueue(&mut self, stem: &str, index: u32) {
-        if let Some(queue) = self.queues.get_mut(stem) {
+        if let Some(queue) = self.g.waiting.queues.get_mut(stem) {
             queue.remove(index);
         }
     }
 
     pub(super) fn queue_mut(&mut self, stem: &str) -> &mut Queue {
-        self.queues.entry(stem.to_owned()).or_default()
+        self.g.waiting.queues.entry(stem.to_owned()).or_default()
     }
 
     pub(super) fn close_launch_batches(&mut self) {
-        if self.persisted.paused || !self.slurm.is_known() {
+        if self.g.cx.persisted.paused || !self.g.sight.slurm.is_known() {
             return;
         }
-        let site = Arc::clone(&self.site);
-        let stems: Vec<String> =
-            self.queues.iter().filter(|(_, queue)| !queue.is_empty()).map(|(stem, _)| stem.clone()).collect();
+        let site = Arc::clone(&self.g.cx.site);
+        let stems: Vec<String> = self
+            .g
+            .waiting
+            .queues
+            .iter()
+            .filter(|(_, queue)| !queue.is_empty())
+            .map(|(stem, _)| stem.clone())
+            .collect();
         for stem in stems {
             let Some(group) = site.group(&stem) else { continue };
             if !self.view_ready(&group.account) {
                 continue;
             }
             let settings = &site.settings;
-            let queue = &self.queues[&stem];
-            let pressure = self.pressure.get(&stem).cloned().unwrap_or_default();
+            let queue = &self.g.waiting.queues[&stem];
+            let pressure = self.g.pools.pressure.get(&stem).cloned().unwrap_or_default();
             if pressure.is_protected() {
                 let nodes = self.take_queue(&stem);
                 self.fail_nodes(&nodes, "GroupProtected", &format!(
@@ -100,7 +115,7 @@ impl Engine {
             let closed = (queue.last + settings.batch_idle_ms).min(queue.first + settings.batch_max_ms);
             let by_job = launches_by_job(group);
             let due = closed.max(if by_job { queue.look_at } else { pressure.retry_at(1) });
-            if due > self.now.mono_ms {
+            if due > self.g.cx.now.mono_ms {
                 self.wake(due);
             } else if by_job {
                 self.launch_due_units(group, &stem);
@@ -113,9 +128,9 @@ impl Engine {
 
     /// Launch what of the queue may be launched; the rest waits for its own time.
     fn launch_due_units(&mut self, group: &Arc<NodeGroup>, stem: &str) {
-        let now = self.now.mono_ms;
+        let now = self.g.cx.now.mono_ms;
         let mut again = now + LOOK_AGAIN_MS;
-        let waiting = self.queues.get(stem).into_iter().flat_map(|queue| &queue.nodes);
+        let waiting = self.g.waiting.queues.get(stem).into_iter().flat_map(|queue| &queue.nodes);
         let gone = waiting.filter(|(_, node)| !self.wants_instance(node)).map(|(index, _)| *index);
         for index in gone.collect::<Vec<u32>>() {
             self.unqueue(stem, index);
@@ -123,7 +138,7 @@ impl Engine {
         for unit in self.units_of_queue(stem) {
             match self.unit_due(stem, &unit) {
                 Some(due) if due <= now => {
-                    if let Some(queue) = self.queues.get_mut(stem) {
+                    if let Some(queue) = self.g.waiting.queues.get_mut(stem) {
                         queue.take(unit.nodes());
                     }
                     self.launch_unit(group, &unit, group.lifecycle);
@@ -131,7 +146,7 @@ impl Engine {
                 due => again = again.min(due.unwrap_or(again)),
             }
         }
-        if let Some(queue) = self.queues.get_mut(stem).filter(|queue| !queue.is_empty()) {
+        if let Some(queue) = self.g.waiting.queues.get_mut(stem).filter(|queue| !queue.is_empty()) {
             queue.look_at = again.min(now + LOOK_MS);
             self.wake(again);
         }
@@ -145,17 +160,17 @@ impl Engine {
     }
 
     fn max_fleet_nodes(&self) -> usize {
-        self.site.settings.max_fleet_nodes.max(1) as usize
+        self.g.cx.site.settings.max_fleet_nodes.max(1) as usize
     }
 
     fn take_queue(&mut self, stem: &str) -> Vec<String> {
-        let nodes = self.queues.remove(stem).map(|queue| queue.nodes).unwrap_or_default();
+        let nodes = self.g.waiting.queues.remove(stem).map(|queue| queue.nodes).unwrap_or_default();
         nodes.into_values().filter(|node| self.wants_instance(node)).collect()
     }
 
     pub(super) fn begin_launch(&mut self, group: &Arc<NodeGroup>, nodes: Vec<String>, lifecycle: Lifecycle) {
         if launches_by_job(group) {
-            for unit in self.jobs.units(&nodes) {
+            for unit in self.g.waiting.jobs.units(&nodes) {
                 self.launch_unit(group, &unit, lifecycle);
             }
             return;
@@ -180,18 +195,18 @@ impl Engine {
         let token = self.new_token();
         let pools = pools(group, lifecycle, &self.cooling_pools(least));
         let count = (nodes.len(), least);
-        let request = fleet_request(&self.site, group, count, lifecycle, &token, pools);
+        let request = fleet_request(&self.g.cx.site, group, count, lifecycle, &token, pools);
         self.record_launch(group, nodes, lifecycle, token, request);
     }
 
     pub(super) fn requeue(&mut self, nodes: &[String]) {
         for name in nodes {
-            let Some((stem, _, index)) = self.site.place_of(name) else { continue };
-            if let Some(node) = self.nodes.get_mut(name) {
+            let Some((stem, _, index)) = self.g.cx.site.place_of(name) else { continue };
+            if let Some(node) = self.g.cx.nodes.get_mut(name) {
                 node.launch = None;
             }
             if self.wants_instance(name) {
-                let now = self.now.mono_ms;
+                let now = self.g.cx.now.mono_ms;
                 self.queue_mut(stem).add(index, name, now);
             }
         }

@@ -17,15 +17,15 @@ const TAG_PATIENCE_MS: u64 = 5_000;
 impl Engine {
     /// The addresses of a launch's instances, as far as EC2 shows them.
     pub(super) fn take_launch_instances(&mut self, id: u64, result: CloudResult) {
-        let Some(launch) = self.launches.get_mut(&id) else { return };
+        let Some(launch) = self.g.launches.open.get_mut(&id) else { return };
         let Phase::Describing { pending, in_flight, attempts, next_at, since } = &mut launch.phase else {
             return;
         };
-        let grace = u64::from(self.site.settings.consistency_grace_s) * 1000;
-        let patient = since.saturating_add(grace) > self.now.mono_ms;
+        let grace = u64::from(self.g.cx.site.settings.consistency_grace_s) * 1000;
+        let patient = since.saturating_add(grace) > self.g.cx.now.mono_ms;
         *in_flight = false;
         *attempts += 1;
-        *next_at = self.now.mono_ms + backoff_ms(*attempts, &mut self.rng);
+        *next_at = self.g.cx.now.mono_ms + backoff_ms(*attempts, &mut self.g.cx.rng);
         let Ok(CloudReply::Instances(instances)) = result else { return };
 
         let asked: BTreeSet<String> = std::mem::take(pending).into_iter().collect();
@@ -38,15 +38,15 @@ impl Engine {
             }
             if instance.state.is_ended() {
                 ended.push(instance);
-            } else if instance.private_ip.is_some() && !self.index.is_bound(&instance.id) {
+            } else if instance.private_ip.is_some() && !self.g.cx.ledger.is_bound(&instance.id) {
                 usable.push(instance);
             }
         }
         let answered: BTreeSet<&String> = usable.iter().chain(&ended).map(|instance| &instance.id).collect();
         let rest: Vec<String> =
-            asked.into_iter().filter(|id| !answered.contains(id) && !self.index.is_bound(id)).collect();
+            asked.into_iter().filter(|id| !answered.contains(id) && !self.g.cx.ledger.is_bound(id)).collect();
         let complete = rest.is_empty();
-        if let Some(launch) = self.launches.get_mut(&id)
+        if let Some(launch) = self.g.launches.open.get_mut(&id)
             && let Phase::Describing { pending, .. } = &mut launch.phase
         {
             *pending = rest;
@@ -55,7 +55,7 @@ impl Engine {
         if !ended.is_empty() {
             self.note_dead_on_arrival(id, &ended);
         }
-        if complete && let Some(launch) = self.launches.remove(&id) {
+        if complete && let Some(launch) = self.g.launches.open.remove(&id) {
             self.release(&launch.nodes, id);
             let left = self.still_wanted(&launch.nodes);
             self.fail_nodes(&left, "InstanceEnded", "EC2 ended the instance before it had an address");
@@ -76,7 +76,7 @@ impl Engine {
         usable.sort_by(|a, b| {
             (&a.reservation_id, a.ami_launch_index).cmp(&(&b.reservation_id, b.ami_launch_index))
         });
-        let Some(launch) = self.launches.get(&id) else { return };
+        let Some(launch) = self.g.launches.open.get(&id) else { return };
         let (stem, candidates) = (launch.group.clone(), launch.nodes.clone());
         let mut nodes = self.still_wanted(&candidates);
         // A node that came later can use what an earlier one no longer wants.
@@ -89,7 +89,7 @@ impl Engine {
         let tag_delay = if complete { 0 } else { TAG_PATIENCE_MS };
         let given: BTreeSet<String> = pairs.iter().map(|(node, _)| node.clone()).collect();
         self.bind(account, Some(token), pairs, tag_delay);
-        if let Some(launch) = self.launches.get_mut(&id) {
+        if let Some(launch) = self.g.launches.open.get_mut(&id) {
             launch.nodes.retain(|node| !given.contains(node));
         }
         for instance in surplus {
@@ -98,7 +98,7 @@ impl Engine {
     }
 
     fn note_dead_on_arrival(&mut self, id: u64, ended: &[Instance]) {
-        let Some(launch) = self.launches.get_mut(&id) else { return };
+        let Some(launch) = self.g.launches.open.get_mut(&id) else { return };
         // Whichever node would have had the instance: the last ones wait in vain.
         let keep = launch.nodes.len().saturating_sub(ended.len());
         let nodes = launch.nodes.split_off(keep);
@@ -120,24 +120,24 @@ impl Engine {
         if pairs.is_empty() {
             return;
         }
-        let now = self.now.mono_ms;
+        let now = self.g.cx.now.mono_ms;
         let mut bindings = Vec::with_capacity(pairs.len());
         for (node, instance) in pairs {
             let addr = instance.private_ip.clone().unwrap_or_default();
-            self.orphans.remove(&instance.id);
+            self.g.sight.orphans.remove(&instance.id);
             self.wish_changed(&node);
-            let entry = self.nodes.entry(node.clone()).or_default();
+            let entry = self.g.cx.nodes.entry(node.clone()).or_default();
             entry.bound_at = now;
             entry.launch = None;
             entry.bare_since = None;
             let told = entry.desire == Desire::Keep && entry.slurm_addr.as_deref() == Some(addr.as_str());
-            if let Some((stem, _, index)) = self.site.place_of(&node)
-                && let Some(queue) = self.queues.get_mut(stem)
+            if let Some((stem, _, index)) = self.g.cx.site.place_of(&node)
+                && let Some(queue) = self.g.waiting.queues.get_mut(stem)
             {
                 queue.remove(index);
             }
             if !told {
-                self.tell.want(node.clone());
+                self.g.addresses.want(node.clone());
             }
             bindings.push(Binding {
                 launch: launch
@@ -152,7 +152,7 @@ impl Engine {
                 lifecycle: instance.lifecycle,
                 reservation_id: instance.reservation_id,
                 ami_launch_index: instance.ami_launch_index,
-                bound_unix_ms: self.now.unix_ms,
+                bound_unix_ms: self.g.cx.now.unix_ms,
                 tags: TagLevel::Birth,
                 told,
                 fleet: instance.tags.get(super::fleet::FLEET_ID).map(str::to_owned),
@@ -170,7 +170,7 @@ impl Engine {
             .after_ms(self.waited(&names));
         self.fact(fact);
         self.note_fallback(&bindings);
-        self.tags.bound(&bindings, &self.site, now, tag_delay);
+        self.g.tags.bound(&bindings, &self.g.cx.site, now, tag_delay);
         self.record(Record::Bound { bindings });
     }
 
@@ -178,7 +178,7 @@ impl Engine {
     fn note_fallback(&mut self, bindings: &[Binding]) {
         let mut kinds: BTreeMap<(String, String), Vec<&Binding>> = BTreeMap::new();
         for binding in bindings.iter().filter(|binding| binding.lifecycle == Lifecycle::OnDemand) {
-            let Some((group, _)) = self.site.locate(&binding.node) else { continue };
+            let Some((group, _)) = self.g.cx.site.locate(&binding.node) else { continue };
             if group.lifecycle == Lifecycle::Spot {
                 kinds.entry((group.stem(), binding.instance_type.clone())).or_default().push(binding);
             }
@@ -197,8 +197,8 @@ impl Engine {
     /// Waiting nodes of the group that no launch serves yet, lowest index first; with `AllOrNothing` only what is of use
     /// together.
     pub(super) fn queued_nodes(&self, stem: &str, at_most: usize) -> Vec<String> {
-        let Some(queue) = self.queues.get(stem) else { return Vec::new() };
-        if self.site.group(stem).is_some_and(|group| group.all_or_nothing) {
+        let Some(queue) = self.g.waiting.queues.get(stem) else { return Vec::new() };
+        if self.g.cx.site.group(stem).is_some_and(|group| group.all_or_nothing) {
             let mut nodes = Vec::new();
             for unit in self.units_of_queue(stem) {
                 let left = at_most - nodes.len();

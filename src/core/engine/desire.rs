@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What Slurm wants of each node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Engine, PowerSource};
 use crate::core::event::Effect;
@@ -42,6 +42,15 @@ impl Desire {
     }
 }
 
+/// What Slurm wants, as far as it takes time.
+#[derive(Debug, Default)]
+pub(super) struct Demand {
+    /// Nodes of ours that are no longer configured and not up, and since when.
+    unconfigured: BTreeMap<String, u64>,
+    /// When slurmctld is asked to start jobs.
+    pub(super) start_jobs_at: Option<u64>,
+}
+
 impl Engine {
     pub(super) fn take_power(&mut self, reading: &PowerReading) {
         if reading.reconfigured {
@@ -50,12 +59,12 @@ impl Engine {
         // Down first: a node that was suspended and woken again between two readings is waking now.
         let mut changes: Vec<(&str, Desire)> = Vec::new();
         for node in &reading.suspended_ended {
-            if self.nodes.get(node).is_some_and(|n| n.desire == Desire::Down) {
+            if self.g.cx.nodes.get(node).is_some_and(|n| n.desire == Desire::Down) {
                 changes.push((node, Desire::Keep));
             }
         }
         for node in &reading.waking_ended {
-            if self.nodes.get(node).is_some_and(|n| n.desire == Desire::Waking) {
+            if self.g.cx.nodes.get(node).is_some_and(|n| n.desire == Desire::Waking) {
                 changes.push((node, Desire::Keep));
             }
         }
@@ -65,7 +74,7 @@ impl Engine {
         let mut gone: Vec<String> = Vec::new();
         if reading.full {
             // What ended since the last reading is not told apart: the next differences begin with this one.
-            for (name, node) in &self.nodes {
+            for (name, node) in &self.g.cx.nodes {
                 let left = matches!(node.desire, Desire::Waking | Desire::Down);
                 if left && !settled.contains_key(name.as_str()) {
                     gone.push(name.clone());
@@ -83,9 +92,9 @@ impl Engine {
     }
 
     pub(super) fn take_request(&mut self, nodes: &[String], desire: Desire) {
-        match self.options.source {
+        match self.g.cx.options.source {
             // The bitmaps are the truth; a late request must not wake a node that is down again.
-            PowerSource::Watch => self.step.effects.push(Effect::ReadPower),
+            PowerSource::Watch => self.g.cx.step.effects.push(Effect::ReadPower),
             PowerSource::Requests => {
                 let mut seen = Seen::default();
                 for node in nodes {
@@ -100,13 +109,14 @@ impl Engine {
     pub(super) fn take_resume_failed(&mut self, nodes: &[String]) {
         let mut seen = Seen::default();
         for node in nodes {
-            if self.nodes.get(node).is_none_or(|n| n.desire != Desire::Keep || n.base == NodeBase::Down) {
+            if self.g.cx.nodes.get(node).is_none_or(|n| n.desire != Desire::Keep || n.base == NodeBase::Down)
+            {
                 self.set_desire(node, Desire::Down, &mut seen);
             }
         }
         self.tell_seen(seen);
-        if self.options.source == PowerSource::Watch {
-            self.step.effects.push(Effect::ReadPower);
+        if self.g.cx.options.source == PowerSource::Watch {
+            self.g.cx.step.effects.push(Effect::ReadPower);
         }
         self.rescan_now();
     }
@@ -122,13 +132,13 @@ impl Engine {
             if slurm.flags.has(NodeFlags::POWER_DOWN)
                 && desire == Desire::Keep
                 && !slurm.has_job()
-                && self.nodes.get(&slurm.name).is_some_and(|node| node.desire == Desire::Down)
+                && self.g.cx.nodes.get(&slurm.name).is_some_and(|node| node.desire == Desire::Down)
             {
                 desire = Desire::Down;
             }
             let Some(place) = self.set_desire_near(&slurm.name, near, desire, &mut seen) else { continue };
             near = Place { node: place.node + 1, binding: place.binding.map(|at| at + 1) };
-            let node = &mut self.nodes[place.node];
+            let node = &mut self.g.cx.nodes[place.node];
             node.base = slurm.base;
             node.flags = slurm.flags;
             node.has_job = slurm.has_job();
@@ -137,24 +147,24 @@ impl Engine {
             }
             if slurm.weight.is_some() && node.slurm_weight != slurm.weight {
                 node.slurm_weight = slurm.weight;
-                self.weights.touch(&slurm.name);
+                self.g.weights.touch(&slurm.name);
             }
             if node.slurm_addr.as_deref() != Some(slurm.addr.as_str()) {
                 node.slurm_addr = Some(slurm.addr.clone());
                 if desire == Desire::Waking && slurm.addr == slurm.name {
                     // Perhaps it was powered down and up again unnoticed.
-                    self.placeholders.begin(&slurm.name, self.now.mono_ms);
+                    self.g.placeholders.begin(&slurm.name, self.g.cx.now.mono_ms);
                 }
             }
             if desire != Desire::Down
                 && let Some(binding) = place.binding
-                && self.persisted.bindings[binding].addr != slurm.addr
+                && self.g.cx.persisted.bindings[binding].addr != slurm.addr
             {
                 wrong_addr.push(slurm.name.clone());
             }
         }
         for name in wrong_addr {
-            self.tell.want(name);
+            self.g.addresses.want(name);
         }
         self.tell_seen(seen);
         self.leave_unconfigured(nodes);
@@ -163,12 +173,12 @@ impl Engine {
     /// Nodes of groups that are no longer configured: what stands behind them goes once Slurm has them powered down,
     /// or does not have them at all.
     fn leave_unconfigured(&mut self, nodes: &[SlurmNode]) {
-        let state = &self.persisted;
+        let state = &self.g.cx.persisted;
         let left: BTreeSet<String> = (state.bindings.keys().chain(state.fleets.keys()))
-            .filter(|node| self.site.locate(node).is_none() && !self.is_locked(node))
+            .filter(|node| self.g.cx.site.locate(node).is_none() && !self.is_locked(node))
             .cloned()
             .collect();
-        self.unconfigured.retain(|node, _| left.contains(node));
+        self.demand.unconfigured.retain(|node, _| left.contains(node));
         if left.is_empty() {
             return;
         }
@@ -177,15 +187,15 @@ impl Engine {
             .filter(|node| left.contains(&node.name) && Desire::of(node) != Desire::Down)
             .map(|node| node.name.as_str())
             .collect();
-        let grace = u64::from(self.site.settings.orphan_grace_s) * 1000;
+        let grace = u64::from(self.g.cx.site.settings.orphan_grace_s) * 1000;
         let mut down = Vec::new();
         for node in left {
             if up.contains(node.as_str()) {
-                self.unconfigured.remove(&node);
+                self.demand.unconfigured.remove(&node);
                 continue;
             }
-            let since = *self.unconfigured.entry(node.clone()).or_insert(self.now.mono_ms);
-            if self.now.since(since) >= grace {
+            let since = *self.demand.unconfigured.entry(node.clone()).or_insert(self.g.cx.now.mono_ms);
+            if self.g.cx.now.since(since) >= grace {
                 down.push(node);
             }
         }
@@ -207,16 +217,16 @@ impl Engine {
     /// Nothing happens to a node that the configuration does not know. A node that is as it was costs two look-ups, which
     /// a good guess makes cheap.
     fn set_desire_near(&mut self, name: &str, near: Place, desire: Desire, seen: &mut Seen) -> Option<Place> {
-        let (stem, _, index) = self.site.place_of(name)?;
-        let binding = find_near(&self.persisted.bindings, name, near.binding.unwrap_or(0));
+        let (stem, _, index) = self.g.cx.site.place_of(name)?;
+        let binding = find_near(&self.g.cx.persisted.bindings, name, near.binding.unwrap_or(0));
         let bound = binding.is_some();
         let locked = self.is_locked(name);
-        let now = self.now.mono_ms;
-        let place = match find_near(&self.nodes, name, near.node) {
+        let now = self.g.cx.now.mono_ms;
+        let place = match find_near(&self.g.cx.nodes, name, near.node) {
             Some(place) => place,
-            None => self.nodes.insert_full(name.to_owned(), super::Node::default()).0,
+            None => self.g.cx.nodes.insert_full(name.to_owned(), super::Node::default()).0,
         };
-        let node = &mut self.nodes[place];
+        let node = &mut self.g.cx.nodes[place];
         let before = std::mem::replace(&mut node.desire, desire);
         if before != desire {
             let waited = now.saturating_sub(node.since);
@@ -229,15 +239,15 @@ impl Engine {
             }
             match desire {
                 // What a launch of an earlier process says of jobs is of the power-up that goes on.
-                Desire::Waking if before != Desire::Unknown => self.jobs.begin(name, now),
-                Desire::Down if before == Desire::Waking => self.jobs.lose(name),
-                Desire::Keep | Desire::Down => self.jobs.end(name),
+                Desire::Waking if before != Desire::Unknown => self.g.waiting.jobs.begin(name, now),
+                Desire::Down if before == Desire::Waking => self.g.waiting.jobs.lose(name),
+                Desire::Keep | Desire::Down => self.g.waiting.jobs.end(name),
                 Desire::Waking | Desire::Unknown => {}
             }
-            self.reports.forget(name);
+            self.g.failures.forget(name);
             match (before, desire) {
                 (_, Desire::Waking) => {
-                    self.placeholders.begin(name, now);
+                    self.g.placeholders.begin(name, now);
                     seen.up.push(name.to_owned());
                 }
                 (Desire::Waking, Desire::Keep) if bound => seen.ready.push((name.to_owned(), waited)),
@@ -252,13 +262,13 @@ impl Engine {
         if locked {
             return Some(place);
         }
-        let node = &self.nodes[place.node];
+        let node = &self.g.cx.nodes[place.node];
         match desire {
             Desire::Waking
                 if !bound
                     && node.launch.is_none()
                     && !node.reported
-                    && !self.fulfilling.contains_key(name)
+                    && !self.g.launches.fulfilling.contains_key(name)
                     && !self.awaits_group_fleet(stem, name) =>
             {
                 self.queue_mut(stem).add(index, name, now);
@@ -268,7 +278,7 @@ impl Engine {
                 if bound {
                     seen.unbind.push(name.to_owned());
                 }
-                if self.persisted.fleets.contains_key(name) || self.is_relocating(name) {
+                if self.g.cx.persisted.fleets.contains_key(name) || self.is_relocating(name) {
                     seen.fleets.push(name.to_owned());
                 }
             }
@@ -311,9 +321,9 @@ impl Engine {
     pub(super) fn unbind(&mut self, nodes: &[String], why: &str) {
         let (mut terminated, mut others) = (Vec::new(), Vec::new());
         for name in nodes {
-            let Some(binding) = self.persisted.bindings.get(name).cloned() else { continue };
-            self.tell.forget(name);
-            self.tags.forget(name);
+            let Some(binding) = self.g.cx.persisted.bindings.get(name).cloned() else { continue };
+            self.g.addresses.forget(name);
+            self.g.tags.forget(name);
             self.forget_sleep(name);
             if self.relocates_from(&binding.instance_id) {
                 // Ended when the move has put everything back, or already ended by it.
@@ -321,9 +331,9 @@ impl Engine {
             } else if self.lower_for(&binding) {
                 // Ended when the fleet's target is lowered, by whoever is alive then.
                 terminated.push(name.clone());
-            } else if self.persisted.fleets.contains_key(name) {
+            } else if self.g.cx.persisted.fleets.contains_key(name) {
                 // The fleet takes its instance with it.
-                self.ended.insert(binding.instance_id, self.now.mono_ms);
+                self.g.terminations.ended.insert(binding.instance_id, self.g.cx.now.mono_ms);
                 others.push(name.clone());
             } else {
                 self.end_instance(&binding.account, binding.instance_id);

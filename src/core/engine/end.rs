@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Ending instances, in batches, until EC2 has confirmed it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use super::outbox::Purpose;
@@ -35,13 +35,23 @@ impl EndQueue {
     }
 }
 
+/// Orders to end instances, until EC2 has confirmed them.
+#[derive(Debug, Default)]
+pub(super) struct Terminations {
+    pub(super) queues: BTreeMap<Account, EndQueue>,
+    /// When the order was given, by instance.
+    pub(super) ended: BTreeMap<String, u64>,
+    /// Failures in a row, by intent.
+    attempts: BTreeMap<u64, u32>,
+}
+
 impl Engine {
     /// This instance has no node and must not stay.
     pub(super) fn end_instance(&mut self, account: &Account, id: String) {
-        let now = self.now.mono_ms;
-        self.orphans.remove(&id);
-        self.ended.insert(id.clone(), now);
-        let queue = self.endings.entry(account.clone()).or_default();
+        let now = self.g.cx.now.mono_ms;
+        self.g.sight.orphans.remove(&id);
+        self.g.terminations.ended.insert(id.clone(), now);
+        let queue = self.g.terminations.queues.entry(account.clone()).or_default();
         if queue.ids.is_empty() {
             queue.first = now;
         }
@@ -50,24 +60,26 @@ impl Engine {
     }
 
     pub(super) fn end_instances(&mut self) {
-        if self.persisted.paused {
+        if self.g.cx.persisted.paused {
             return;
         }
-        let settings = self.site.settings.clone();
+        let settings = self.g.cx.site.settings.clone();
         let accounts: Vec<Account> = self
-            .endings
+            .g
+            .terminations
+            .queues
             .iter()
             .filter(|(_, queue)| !queue.is_empty())
             .map(|(account, _)| account.clone())
             .collect();
         for account in accounts {
             self.repeat_terminations(&account);
-            let Some(queue) = self.endings.get_mut(&account) else { continue };
+            let Some(queue) = self.g.terminations.queues.get_mut(&account) else { continue };
             if queue.ids.is_empty() {
                 continue;
             }
             let due = (queue.last + settings.batch_idle_ms).min(queue.first + settings.batch_max_ms);
-            if due > self.now.mono_ms {
+            if due > self.g.cx.now.mono_ms {
                 self.wake(due);
                 continue;
             }
@@ -87,8 +99,8 @@ impl Engine {
     }
 
     fn repeat_terminations(&mut self, account: &Account) {
-        let now = self.now.mono_ms;
-        let Some(queue) = self.endings.get_mut(account) else { return };
+        let now = self.g.cx.now.mono_ms;
+        let Some(queue) = self.g.terminations.queues.get_mut(account) else { return };
         let due = queue.repeats.take_due(now);
         let next = queue.repeats.next();
         for intent in due {
@@ -101,29 +113,29 @@ impl Engine {
     }
 
     pub(super) fn take_terminated(&mut self, id: u64, result: CloudResult) {
-        let Some(intent) = self.persisted.open.get(&id).cloned() else { return };
+        let Some(intent) = self.g.cx.persisted.open.get(&id).cloned() else { return };
         let CloudRequest::TerminateInstances { ids } = &intent.request else { return };
         match result {
             Ok(reply) => {
                 for instance in ids {
-                    self.ended.insert(instance.clone(), self.now.mono_ms);
+                    self.g.terminations.ended.insert(instance.clone(), self.g.cx.now.mono_ms);
                 }
                 let text = format!("{} instances in {}", ids.len(), intent.account);
-                let after = self.now.unix_ms.saturating_sub(intent.unix_ms);
+                let after = self.g.cx.now.unix_ms.saturating_sub(intent.unix_ms);
                 self.fact(
                     self.new_fact(FactKind::InstancesTerminated, text)
                         .instances(ids.iter().cloned())
                         .after_ms(after),
                 );
                 self.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
-                self.end_attempts.remove(&id);
+                self.g.terminations.attempts.remove(&id);
             }
             Err(error) => {
                 // Whatever the reason, an instance that should end is not forgotten: it costs money.
-                let attempts = self.end_attempts.entry(id).or_default();
+                let attempts = self.g.terminations.attempts.entry(id).or_default();
                 *attempts += 1;
                 let wait = if error.class.is_retryable() {
-                    backoff_ms(*attempts, &mut self.rng)
+                    backoff_ms(*attempts, &mut self.g.cx.rng)
                 } else {
                     ENDING_PATIENCE_MS
                 };
@@ -134,22 +146,29 @@ impl Engine {
                         .instances(ids.iter().cloned())
                         .code(error.code.clone()),
                 );
-                let at = self.now.mono_ms + wait;
-                self.endings.entry(intent.account).or_default().repeats.set(id, at);
+                let at = self.g.cx.now.mono_ms + wait;
+                self.g.terminations.queues.entry(intent.account).or_default().repeats.set(id, at);
             }
         }
     }
 
     /// Whether the order to end this instance is under way or fresh.
     pub(super) fn is_ending(&self, id: &str) -> bool {
-        self.endings.values().any(|queue| queue.ids.contains(id))
-            || self.index.is_ending(id)
-            || self.ended.get(id).is_some_and(|at| self.now.since(*at) < ENDING_PATIENCE_MS)
+        self.g.terminations.queues.values().any(|queue| queue.ids.contains(id))
+            || self.g.cx.ledger.is_ending(id)
+            || self
+                .g
+                .terminations
+                .ended
+                .get(id)
+                .is_some_and(|at| self.g.cx.now.since(*at) < ENDING_PATIENCE_MS)
     }
 
     /// What an earlier process was about to end, and no node has claimed since.
     pub(super) fn end_leaving(&mut self, account: &Account, strangers: &Strangers<'_>) {
         let leaving: Vec<String> = self
+            .g
+            .cx
             .persisted
             .leaving
             .iter()
@@ -164,7 +183,7 @@ impl Engine {
     }
 
     pub(super) fn forget_ended(&mut self) {
-        let now = self.now;
-        self.ended.retain(|_, at| now.since(*at) < 10 * ENDING_PATIENCE_MS);
+        let now = self.g.cx.now;
+        self.g.terminations.ended.retain(|_, at| now.since(*at) < 10 * ENDING_PATIENCE_MS);
     }
 }

@@ -96,6 +96,20 @@ impl GroupState {
     }
 }
 
+/// Instances that go once the target of their fleet is lowered.
+#[derive(Debug, Default)]
+pub(super) struct Lowering {
+    /// Spot requests of instances, by instance.
+    pub(super) spot_requests: BTreeMap<String, String>,
+}
+
+/// Fleets of whole groups.
+#[derive(Debug, Default)]
+pub(super) struct GroupFleets {
+    /// By the key of the fleet.
+    pub(super) states: BTreeMap<String, GroupState>,
+}
+
 /// The group of a fleet's key; a fleet that takes no new nodes has a key of its own.
 pub(super) fn stem_of_key(key: &str) -> &str {
     key.split_once('@').map_or(key, |(stem, _)| stem)
@@ -103,15 +117,15 @@ pub(super) fn stem_of_key(key: &str) -> &str {
 
 impl Engine {
     pub(super) fn group_fleets_quiet(&self) -> bool {
-        self.group_states.values().all(GroupState::is_quiet)
+        self.groups.states.values().all(GroupState::is_quiet)
     }
 
     /// These nodes wait for instances of their group's fleet.
     pub(super) fn await_group_fleet(&mut self, group: &NodeGroup, nodes: &[String]) {
-        let now = self.now.mono_ms;
+        let now = self.g.cx.now.mono_ms;
         let stem = group.stem();
-        let has_fleet = self.persisted.group_fleets.contains_key(&stem);
-        let state = self.group_states.entry(stem).or_default();
+        let has_fleet = self.g.cx.persisted.group_fleets.contains_key(&stem);
+        let state = self.groups.states.entry(stem).or_default();
         if state.awaiting.is_empty() {
             state.last_arrival = now;
             state.short = false;
@@ -130,7 +144,7 @@ impl Engine {
     }
 
     pub(super) fn awaits_group_fleet(&self, stem: &str, node: &str) -> bool {
-        self.group_states.get(stem).is_some_and(|state| state.awaits(node))
+        self.groups.states.get(stem).is_some_and(|state| state.awaits(node))
     }
 
     /// The node is suspended: its instance goes once the target is lowered. False if no group fleet holds it.
@@ -143,13 +157,13 @@ impl Engine {
     }
 
     pub(super) fn lower(&mut self, key: &str, instance_id: &str) {
-        let request = self.spot_requests.get(instance_id).cloned();
-        let state = self.group_states.entry(key.to_owned()).or_default();
+        let request = self.g.lowering.spot_requests.get(instance_id).cloned();
+        let state = self.groups.states.entry(key.to_owned()).or_default();
         state.lowering.insert(instance_id.to_owned(), request);
     }
 
     fn group_fleet_key(&self, fleet_id: &str) -> Option<String> {
-        let mut fleets = self.persisted.group_fleets.iter();
+        let mut fleets = self.g.cx.persisted.group_fleets.iter();
         fleets.find(|(_, fleet)| fleet.fleet_id == fleet_id).map(|(key, _)| key.clone())
     }
 
@@ -162,22 +176,26 @@ impl Engine {
     }
 
     pub(super) fn is_lowering(&self, instance_id: &str) -> bool {
-        self.group_states.values().any(|state| state.lowering.contains_key(instance_id))
+        self.groups.states.values().any(|state| state.lowering.contains_key(instance_id))
     }
 
     pub(super) fn mind_group_fleets(&mut self) {
         let stems: Vec<String> = self
+            .g
+            .cx
             .site
             .groups()
             .iter()
             .filter(|group| group.scope == FleetScope::Group)
             .map(|group| group.stem())
-            .chain(self.persisted.group_fleets.keys().cloned())
+            .chain(self.g.cx.persisted.group_fleets.keys().cloned())
             .collect::<BTreeSet<String>>()
             .into_iter()
             .collect();
         for stem in stems {
-            if !self.group_states.contains_key(&stem) && !self.persisted.group_fleets.contains_key(&stem) {
+            if !self.groups.states.contains_key(&stem)
+                && !self.g.cx.persisted.group_fleets.contains_key(&stem)
+            {
                 continue;
             }
             self.give_up_waiting(&stem);
@@ -188,8 +206,8 @@ impl Engine {
 
     /// Nodes that are not wanted any more, that waited too long, or for which Spot delivered nothing.
     fn give_up_waiting(&mut self, stem: &str) {
-        let now = self.now.mono_ms;
-        let Some(state) = self.group_states.get_mut(stem) else { return };
+        let now = self.g.cx.now.mono_ms;
+        let Some(state) = self.groups.states.get_mut(stem) else { return };
         if state.awaiting.is_empty() {
             return;
         }
@@ -205,7 +223,7 @@ impl Engine {
                 (node, deadline)
             })
             .collect();
-        let Some(state) = self.group_states.get_mut(stem) else { return };
+        let Some(state) = self.groups.states.get_mut(stem) else { return };
         for (node, deadline) in looks {
             if deadline.is_some_and(|at| at > now) {
                 state.awaiting.look_again(&node, deadline);
@@ -221,6 +239,8 @@ impl Engine {
         state.on_demand_wanted = state.on_demand_wanted.min(waiting);
         let silent = now.saturating_sub(last_arrival);
         let fallback = self
+            .g
+            .cx
             .site
             .group(stem)
             .filter(|group| group.lifecycle == Lifecycle::Spot)
@@ -251,12 +271,14 @@ impl Engine {
     /// (spot, on-demand) capacity that Slurm wants of this fleet now.
     fn group_target(&self, key: &str) -> (u32, u32) {
         let (mut spot, mut on_demand) = (0, 0);
-        let fleet = self.persisted.group_fleets.get(key);
-        let members = fleet.and_then(|fleet| self.index.members(&fleet.fleet_id));
+        let fleet = self.g.cx.persisted.group_fleets.get(key);
+        let members = fleet.and_then(|fleet| self.g.cx.ledger.members(&fleet.fleet_id));
         for (instance_id, lifecycle) in members.into_iter().flat_map(BTreeMap::values) {
             let counted = fleet.is_none_or(|fleet| !fleet.uncounted.contains(instance_id))
                 || self
-                    .index
+                    .g
+                    .cx
+                    .ledger
                     .owners
                     .get(instance_id)
                     .is_some_and(|o| o.state == Some(InstanceState::Running));
@@ -265,8 +287,8 @@ impl Engine {
                 Lifecycle::OnDemand => on_demand += u32::from(counted),
             }
         }
-        if let Some(state) = self.group_states.get(key) {
-            let lifecycle = self.site.group(key).map_or(Lifecycle::OnDemand, |group| group.lifecycle);
+        if let Some(state) = self.groups.states.get(key) {
+            let lifecycle = self.g.cx.site.group(key).map_or(Lifecycle::OnDemand, |group| group.lifecycle);
             let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
             match lifecycle {
                 Lifecycle::OnDemand => on_demand += waiting,
@@ -284,12 +306,12 @@ impl Engine {
     /// Since when, where and by which fleet groups wait for Spot instances.
     pub(super) fn groups_waiting_for_spot(&self) -> Vec<(u64, Account, String, Waiting)> {
         let mut waiting = Vec::new();
-        for (key, state) in &self.group_states {
-            let spot = self.site.group(key).is_some_and(|group| group.lifecycle == Lifecycle::Spot);
+        for (key, state) in &self.groups.states {
+            let spot = self.g.cx.site.group(key).is_some_and(|group| group.lifecycle == Lifecycle::Spot);
             if spot
                 && !state.short
                 && state.on_demand_wanted < u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX)
-                && let Some(fleet) = self.persisted.group_fleets.get(key)
+                && let Some(fleet) = self.g.cx.persisted.group_fleets.get(key)
             {
                 let who = Waiting::Group(key.clone());
                 waiting.push((state.last_arrival, fleet.account.clone(), fleet.fleet_id.clone(), who));
@@ -300,8 +322,8 @@ impl Engine {
 
     /// EC2's history says that Spot gives this group nothing now.
     pub(super) fn spot_is_short(&mut self, key: &str, code: &str, description: &str) {
-        let fallback = self.site.group(key).is_some_and(|group| group.spot_fallback_s.is_some());
-        let Some(state) = self.group_states.get_mut(key) else { return };
+        let fallback = self.g.cx.site.group(key).is_some_and(|group| group.spot_fallback_s.is_some());
+        let Some(state) = self.groups.states.get_mut(key) else { return };
         let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
         if waiting == 0 {
             return;
@@ -317,21 +339,21 @@ impl Engine {
     }
 
     fn mind_group_fleet(&mut self, stem: &str) {
-        let now = self.now.mono_ms;
+        let now = self.g.cx.now.mono_ms;
         let (spot, on_demand) = self.group_target(stem);
-        let fleet = self.persisted.group_fleets.get(stem).cloned();
-        let group = self.site.group(stem).cloned();
+        let fleet = self.g.cx.persisted.group_fleets.get(stem).cloned();
+        let group = self.g.cx.site.group(stem).cloned();
         // Before EC2 and Slurm are known, what is bound is not known either, and a target would be a guess.
         let account =
             fleet.as_ref().map(|fleet| &fleet.account).or(group.as_ref().map(|group| &group.account));
-        let known = self.slurm.is_known() && account.is_some_and(|account| self.view_ready(account));
-        let state = self.group_states.entry(stem.to_owned()).or_default();
+        let known = self.g.sight.slurm.is_known() && account.is_some_and(|account| self.view_ready(account));
+        let state = self.groups.states.entry(stem.to_owned()).or_default();
         let in_flight = state.in_flight;
         let ending = fleet.as_ref().is_some_and(|fleet| self.is_fleet_ending(&fleet.fleet_id));
-        if in_flight || ending || self.persisted.paused || !known {
+        if in_flight || ending || self.g.cx.persisted.paused || !known {
             return;
         }
-        let Some(state) = self.group_states.get(stem) else { return };
+        let Some(state) = self.groups.states.get(stem) else { return };
         let not_before = state.next_at.max(state.before_raise.unwrap_or(0));
         if not_before > now {
             self.wake(not_before);
@@ -339,17 +361,19 @@ impl Engine {
         }
         if let Some(intent) = state.open_intent {
             // The same call again, with its token.
-            if let Some(open) = self.persisted.open.get(&intent).cloned() {
+            if let Some(open) = self.g.cx.persisted.open.get(&intent).cloned() {
                 self.send_group_call(stem, intent, open.account, open.request);
             }
             return;
         }
         match (fleet, group) {
             // The account's fleets must have been listed once: a fleet is never made twice.
-            (None, Some(group)) if spot + on_demand > 0 && self.fleets_listed.contains(&group.account) => {
+            (None, Some(group))
+                if spot + on_demand > 0 && self.g.sight.fleets_listed.contains(&group.account) =>
+            {
                 let token = self.new_token();
                 let request =
-                    CloudRequest::CreateFleet(Box::new(group_fleet_request(&self.site, &group, &token)));
+                    CloudRequest::CreateFleet(Box::new(group_fleet_request(&self.g.cx.site, &group, &token)));
                 self.begin_group_call(stem, &group.account, request);
             }
             (Some(fleet), group) => match group.filter(|group| group.scope == FleetScope::Group) {
@@ -362,24 +386,24 @@ impl Engine {
 
     /// The fleet has what the site wants and the capacity that Slurm wants, or is brought there.
     fn follow_site(&mut self, stem: &str, fleet: GroupFleet, group: &NodeGroup, target: (u32, u32)) {
-        let wanted = form_of(&group_fleet_request(&self.site, group, ""));
+        let wanted = form_of(&group_fleet_request(&self.g.cx.site, group, ""));
         if !fleet.options.is_empty() && fleet.options != wanted.options || fleet.account != group.account {
             self.retire(stem, fleet, "ModifyFleet cannot give it the new options");
             return;
         }
-        let Some(state) = self.group_states.get(stem) else { return };
+        let Some(state) = self.groups.states.get(stem) else { return };
         let other = fleet.template != wanted.template || state.apply_again;
         let template = other && state.refused.as_ref() != Some(&wanted.template);
-        self.reach(stem, &fleet, target, template.then(|| template_of(&self.site, group)));
+        self.reach(stem, &fleet, target, template.then(|| template_of(&self.g.cx.site, group)));
     }
 
     /// A fleet that takes no new nodes goes when its last node is down.
     fn wind_down(&mut self, key: &str, fleet: GroupFleet, target: (u32, u32)) {
-        let Some(state) = self.group_states.get(key) else { return };
+        let Some(state) = self.groups.states.get(key) else { return };
         if target != (0, 0) || !state.lowering.is_empty() {
             self.reach(key, &fleet, target, None);
         } else if state.clear {
-            self.group_states.remove(key);
+            self.groups.states.remove(key);
             let text = format!("the last node of fleet {} is down", fleet.fleet_id);
             self.fact(self.new_fact(FactKind::FleetDeleted, text).group(stem_of_key(key)));
             self.end_fleet(&fleet.account, fleet.fleet_id);
@@ -397,7 +421,7 @@ impl Engine {
             self.end_lowered(key, &fleet.account);
             return;
         }
-        if self.group_states.get(key).is_some_and(|state| state.modifying) {
+        if self.groups.states.get(key).is_some_and(|state| state.modifying) {
             // Refused by EC2 until the fleet is active again, which the next look tells.
             return;
         }
@@ -422,23 +446,25 @@ impl Engine {
         let key = format!("{stem}@{}", fleet.fleet_id);
         self.record(Record::GroupFleet { stem: key.clone(), fleet: Some(fleet) });
         self.record(Record::GroupFleet { stem: stem.to_owned(), fleet: None });
-        let now = self.now.mono_ms;
+        let now = self.g.cx.now.mono_ms;
         let awaiting =
-            self.group_states.get_mut(stem).map(|s| std::mem::take(&mut s.awaiting)).unwrap_or_default();
-        if let Some(old) = self.group_states.remove(stem) {
-            self.group_states
+            self.groups.states.get_mut(stem).map(|s| std::mem::take(&mut s.awaiting)).unwrap_or_default();
+        if let Some(old) = self.groups.states.remove(stem) {
+            self.groups
+                .states
                 .insert(key, GroupState { clear: false, on_demand_wanted: 0, poll_in_flight: false, ..old });
         }
-        self.group_states
+        self.groups
+            .states
             .insert(stem.to_owned(), GroupState { awaiting, last_arrival: now, ..GroupState::default() });
         self.wake(now);
     }
 
     /// The site has changed: templates that EC2 names by `$Latest` or `$Default` may be other ones now.
     pub(super) fn group_fleets_of_new_site(&mut self) {
-        for (key, state) in &mut self.group_states {
+        for (key, state) in &mut self.groups.states {
             state.refused = None;
-            match self.site.group(key).filter(|group| group.scope == FleetScope::Group) {
+            match self.g.cx.site.group(key).filter(|group| group.scope == FleetScope::Group) {
                 Some(group) => {
                     let version = group.launch_template.version.as_deref();
                     state.apply_again = version.is_none_or(|version| version.starts_with('$'));
@@ -453,14 +479,16 @@ impl Engine {
 
     /// The target is what Slurm wants and EC2 has finished: the suspended nodes' instances can go.
     fn end_lowered(&mut self, stem: &str, account: &Account) {
-        let Some(state) = self.group_states.get_mut(stem) else { return };
+        let Some(state) = self.groups.states.get_mut(stem) else { return };
         if !state.settled || state.lowering.is_empty() {
             return;
         }
         let lowering = std::mem::take(&mut state.lowering);
         let requests: Vec<String> = lowering
             .iter()
-            .filter_map(|(id, request)| request.as_ref().or_else(|| self.spot_requests.get(id)).cloned())
+            .filter_map(|(id, request)| {
+                request.as_ref().or_else(|| self.g.lowering.spot_requests.get(id)).cloned()
+            })
             .collect();
         for id in lowering.into_keys() {
             self.end_instance(account, id);
@@ -490,23 +518,23 @@ impl Engine {
 
     fn begin_group_call(&mut self, stem: &str, account: &Account, request: CloudRequest) {
         let id = self.record_intent(account, request.clone(), None);
-        if let Some(state) = self.group_states.get_mut(stem) {
+        if let Some(state) = self.groups.states.get_mut(stem) {
             state.open_intent = Some(id);
         }
         self.send_group_call(stem, id, account.clone(), request);
     }
 
     fn send_group_call(&mut self, stem: &str, intent: u64, account: Account, request: CloudRequest) {
-        if let Some(state) = self.group_states.get_mut(stem) {
+        if let Some(state) = self.groups.states.get_mut(stem) {
             state.in_flight = true;
         }
         self.cloud(Purpose::GroupFleet { account, intent, stem: stem.to_owned() }, request);
     }
 
     pub(super) fn take_group_call(&mut self, id: u64, stem: &str, result: CloudResult) {
-        let Some(intent) = self.persisted.open.get(&id).cloned() else { return };
-        let now = self.now.mono_ms;
-        let state = self.group_states.entry(stem.to_owned()).or_default();
+        let Some(intent) = self.g.cx.persisted.open.get(&id).cloned() else { return };
+        let now = self.g.cx.now.mono_ms;
+        let state = self.groups.states.entry(stem.to_owned()).or_default();
         state.in_flight = false;
         match result {
             Ok(reply) => {
@@ -546,7 +574,7 @@ impl Engine {
                 let may_fail = template.is_none();
                 state.next_at = now
                     + match (retry, may_fail) {
-                        (true, _) => backoff_ms(state.attempts, &mut self.rng),
+                        (true, _) => backoff_ms(state.attempts, &mut self.g.cx.rng),
                         (false, true) => REFUSED_MS,
                         (false, false) => 0,
                     };
@@ -581,18 +609,18 @@ impl Engine {
 
     /// The fleet's target is set anew.
     fn forget_target(&mut self, key: &str) {
-        let Some(fleet) = self.persisted.group_fleets.get(key).cloned() else { return };
+        let Some(fleet) = self.g.cx.persisted.group_fleets.get(key).cloned() else { return };
         self.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(fleet.of_unknown_target()) });
     }
 
     fn fail_awaiting(&mut self, stem: &str, code: &str, message: &str) {
-        let Some(state) = self.group_states.get_mut(stem) else { return };
+        let Some(state) = self.groups.states.get_mut(stem) else { return };
         let nodes: Vec<String> = std::mem::take(&mut state.awaiting).keys().cloned().collect();
         self.fail_nodes(&nodes, code, message);
     }
 
     fn note_group_fleet(&mut self, stem: &str, intent: &Intent, reply: &CloudReply) {
-        let before = self.persisted.group_fleets.get(stem).cloned();
+        let before = self.g.cx.persisted.group_fleets.get(stem).cloned();
         let fleet = match (&intent.request, reply) {
             (CloudRequest::CreateFleet(request), CloudReply::Fleet(made)) => {
                 let form = form_of(request);
@@ -630,7 +658,7 @@ impl Engine {
 
     /// What DescribeFleets says of the groups' fleets: done modifying, unknown, or gone.
     pub(super) fn take_group_fleets(&mut self, account: &Account, started: u64, fleets: &[Fleet]) {
-        self.fleets_listed.insert(account.clone());
+        self.g.sight.fleets_listed.insert(account.clone());
         for fleet in fleets {
             let stem = match (fleet.tags.get(tag::PARTITION), fleet.tags.get(tag::GROUP)) {
                 (Some(partition), Some(group)) if !fleet.tags.contains_key(tag::NODE) => {
@@ -640,7 +668,7 @@ impl Engine {
             };
             if let Some(key) = self.group_fleet_key(&fleet.id) {
                 let look = self.may_hold_strangers(fleet);
-                let Some(state) = self.group_states.get_mut(&key) else { continue };
+                let Some(state) = self.groups.states.get_mut(&key) else { continue };
                 state.look |= look;
                 if started >= state.changed_at {
                     state.unseen_since = None;
@@ -661,10 +689,12 @@ impl Engine {
             }
             // One fleet of a group takes its new nodes; any other one goes with its last node.
             let takes = self
+                .g
+                .cx
                 .site
                 .group(&stem)
                 .is_some_and(|group| group.scope == FleetScope::Group && group.account == *account)
-                && !self.persisted.group_fleets.contains_key(&stem);
+                && !self.g.cx.persisted.group_fleets.contains_key(&stem);
             let key = if takes { stem.clone() } else { format!("{stem}@{}", fleet.id) };
             let text = format!("fleet {} belongs to {stem}", fleet.id);
             self.fact(self.new_fact(FactKind::InstanceAdopted, text).group(stem));
@@ -679,7 +709,7 @@ impl Engine {
                 options: form.map(|(_, options)| options.to_owned()).unwrap_or_default(),
                 uncounted: BTreeSet::new(),
             };
-            self.group_states.entry(key.clone()).or_default().modifying = fleet.state == "modifying";
+            self.groups.states.entry(key.clone()).or_default().modifying = fleet.state == "modifying";
             self.record(Record::GroupFleet { stem: key, fleet: Some(adopted) });
         }
         self.forget_lost_fleets(account, started, fleets);
@@ -687,20 +717,20 @@ impl Engine {
 
     /// Whether EC2 shows the target that was set last; true where it is set anew in any case.
     fn has_target(&self, key: &str, shown: &Fleet) -> bool {
-        let set = self.persisted.group_fleets.get(key).and_then(GroupFleet::target);
+        let set = self.g.cx.persisted.group_fleets.get(key).and_then(GroupFleet::target);
         set.is_none_or(|target| target == shown.target)
     }
 
     /// Deleted behind our back: not shown any more, and not only for a moment.
     fn forget_lost_fleets(&mut self, account: &Account, started: u64, fleets: &[Fleet]) {
-        let now = self.now;
-        let grace = u64::from(self.site.settings.consistency_grace_s) * 1000;
+        let now = self.g.cx.now;
+        let grace = u64::from(self.g.cx.site.settings.consistency_grace_s) * 1000;
         let mut lost = Vec::new();
-        for (key, fleet) in &self.persisted.group_fleets {
+        for (key, fleet) in &self.g.cx.persisted.group_fleets {
             if fleet.account != *account || fleets.iter().any(|shown| shown.id == fleet.fleet_id) {
                 continue;
             }
-            let Some(state) = self.group_states.get_mut(key) else { continue };
+            let Some(state) = self.groups.states.get_mut(key) else { continue };
             if started < state.changed_at || state.in_flight {
                 continue;
             }
@@ -713,7 +743,7 @@ impl Engine {
             let text = format!("fleet {fleet_id} is gone from EC2 without our doing");
             self.fact(self.new_fact(FactKind::FleetDeleted, text).group(stem_of_key(&key)));
             self.record(Record::GroupFleet { stem: key.clone(), fleet: None });
-            let Some(state) = self.group_states.get_mut(&key) else { continue };
+            let Some(state) = self.groups.states.get_mut(&key) else { continue };
             let lowering = std::mem::take(&mut state.lowering);
             for id in lowering.into_keys() {
                 self.end_instance(account, id);
@@ -723,7 +753,7 @@ impl Engine {
 
     /// Whether the fleet belongs to a group, by the journal.
     pub(super) fn is_group_fleet(&self, fleet_id: &str) -> bool {
-        self.persisted.group_fleets.values().any(|fleet| fleet.fleet_id == fleet_id)
+        self.g.cx.persisted.group_fleets.values().any(|fleet| fleet.fleet_id == fleet_id)
     }
 
     /// Whether the instance is of a group's fleet, which looks after it.
@@ -740,7 +770,7 @@ impl Engine {
     /// Fleets and open calls from the journal; instances of nodes that are down are found by the first look.
     pub(super) fn recover_group_fleets(&mut self) {
         // A crash between the two records of a fleet that was replaced leaves it under both keys.
-        let fleets = &self.persisted.group_fleets;
+        let fleets = &self.g.cx.persisted.group_fleets;
         let twice: Vec<String> = fleets
             .iter()
             .filter(|(key, fleet)| fleets.contains_key(&format!("{key}@{}", fleet.fleet_id)))
@@ -749,9 +779,9 @@ impl Engine {
         for stem in twice {
             self.record(Record::GroupFleet { stem, fleet: None });
         }
-        for key in self.persisted.group_fleets.keys() {
+        for key in self.g.cx.persisted.group_fleets.keys() {
             // What an earlier process began may still be under way.
-            self.group_states.insert(key.clone(), GroupState { modifying: true, ..GroupState::default() });
+            self.groups.states.insert(key.clone(), GroupState { modifying: true, ..GroupState::default() });
         }
     }
 
@@ -764,7 +794,8 @@ impl Engine {
                 }
             }
             CloudRequest::ModifyFleet { fleet_id, .. } => {
-                let owner = self.persisted.group_fleets.iter().find(|(_, fleet)| fleet.fleet_id == *fleet_id);
+                let owner =
+                    self.g.cx.persisted.group_fleets.iter().find(|(_, fleet)| fleet.fleet_id == *fleet_id);
                 match owner {
                     Some((stem, _)) => stem.clone(),
                     None => return false,
@@ -772,7 +803,7 @@ impl Engine {
             }
             _ => return false,
         };
-        self.group_states.entry(stem).or_default().open_intent = Some(id);
+        self.groups.states.entry(stem).or_default().open_intent = Some(id);
         true
     }
 }

@@ -19,13 +19,13 @@ const POLL_MS: u64 = 2_000;
 
 impl Engine {
     fn winds_down(&self, key: &str) -> bool {
-        self.site.group(key).is_none_or(|group| group.scope != FleetScope::Group)
+        self.g.cx.site.group(key).is_none_or(|group| group.scope != FleetScope::Group)
     }
 
     pub(super) fn poll_group_fleet(&mut self, stem: &str) {
-        let Some(fleet) = self.persisted.group_fleets.get(stem).cloned() else { return };
-        let now = self.now.mono_ms;
-        let Some(state) = self.group_states.get(stem) else { return };
+        let Some(fleet) = self.g.cx.persisted.group_fleets.get(stem).cloned() else { return };
+        let now = self.g.cx.now.mono_ms;
+        let Some(state) = self.groups.states.get(stem) else { return };
         let busy = !state.awaiting.is_empty()
             || !state.lowering.is_empty()
             || !state.spare.is_empty()
@@ -42,12 +42,12 @@ impl Engine {
             return;
         }
         let unsettled = !state.settled || state.modifying;
-        if let Some(state) = self.group_states.get_mut(stem) {
+        if let Some(state) = self.groups.states.get_mut(stem) {
             state.poll_in_flight = true;
             state.poll_at = now + POLL_MS;
         }
         if unsettled {
-            let cluster = self.site.cluster.clone();
+            let cluster = self.g.cx.site.cluster.clone();
             self.cloud(
                 Purpose::ListFleets { account: fleet.account.clone(), started: now },
                 CloudRequest::DescribeFleets { cluster },
@@ -62,22 +62,23 @@ impl Engine {
 
     /// Instances that came whenever EC2 liked: each takes one waiting node, once.
     pub(super) fn take_group_instances(&mut self, account: &Account, stem: &str, result: CloudResult) {
-        let now = self.now.mono_ms;
-        let Some(state) = self.group_states.get_mut(stem) else { return };
+        let now = self.g.cx.now.mono_ms;
+        let Some(state) = self.groups.states.get_mut(stem) else { return };
         state.poll_in_flight = false;
         let Ok(CloudReply::Instances(mut instances)) = result else { return };
         state.looked = true;
         let before_raise = state.before_raise.take().is_some_and(|until| until > now);
-        let Some(fleet) = self.persisted.group_fleets.get(stem).cloned() else { return };
+        let Some(fleet) = self.g.cx.persisted.group_fleets.get(stem).cloned() else { return };
         instances.retain(|instance| instance.tags.get(FLEET_ID) == Some(&fleet.fleet_id));
         let waiting: Vec<String> = self
-            .group_states
+            .groups
+            .states
             .get(stem)
             .map(|state| state.awaiting.keys().cloned().collect())
             .unwrap_or_default();
         let waiting: Vec<String> = waiting.into_iter().filter(|node| self.wants_instance(node)).collect();
         self.note_seen(&instances, &waiting, before_raise);
-        let known = self.slurm.is_known() && self.view_ready(account);
+        let known = self.g.sight.slurm.is_known() && self.view_ready(account);
         if known {
             self.adopt(account, &mut Strangers::of(&instances));
         }
@@ -90,7 +91,7 @@ impl Engine {
             .iter()
             .filter(|instance| {
                 matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped)
-                    && self.index.is_bound(&instance.id)
+                    && self.g.cx.ledger.is_bound(&instance.id)
                     && !fleet.uncounted.contains(&instance.id)
             })
             .map(|instance| instance.id.clone())
@@ -100,13 +101,13 @@ impl Engine {
             .filter(|instance| {
                 !instance.state.is_ended()
                     && self.is_stray(&instance.id)
-                    && !self.persisted.leaving.contains_key(&instance.id)
+                    && !self.g.cx.persisted.leaving.contains_key(&instance.id)
             })
             .collect();
         free.sort_by(|a, b| (a.launch_unix_ms, &a.id).cmp(&(b.launch_unix_ms, &b.id)));
         let waiting = waiting.into_iter().filter(|node| self.wants_instance(node)).collect();
         // Behind an address where Slurm runs a job nothing is new and nothing is spare, whatever we believe.
-        let busy = busy_addresses(&self.nodes);
+        let busy = busy_addresses(&self.g.cx.nodes);
         let before = free.len();
         free.retain(|instance| instance.private_ip.as_deref().is_none_or(|addr| !busy.contains(addr)));
         let clear = free.len() == before;
@@ -115,7 +116,7 @@ impl Engine {
         let (past, free): (Vec<_>, Vec<_>) = free.into_iter().partition(|instance| {
             matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped)
                 || was_named(instance)
-                || self.ended.contains_key(&instance.id)
+                || self.g.terminations.ended.contains_key(&instance.id)
         });
         let free = free.into_iter().filter(|instance| instance.private_ip.is_some()).collect();
         let (pairs, rest) = self.pair(waiting, free);
@@ -124,7 +125,7 @@ impl Engine {
         let past: BTreeSet<String> = past.into_iter().map(|instance| instance.id).collect();
         let spare: BTreeSet<String> =
             rest.into_iter().map(|instance| instance.id).chain(past.iter().cloned()).collect();
-        let Some(state) = self.group_states.get_mut(stem) else { return };
+        let Some(state) = self.groups.states.get_mut(stem) else { return };
         for (node, instance) in &pairs {
             state.awaiting.remove(node);
             state.last_arrival = now;
@@ -151,12 +152,12 @@ impl Engine {
     fn note_seen(&mut self, instances: &[Instance], waiting: &[String], before_raise: bool) {
         let seen = match self.since_first(waiting) {
             Some(began) if before_raise => began.saturating_sub(1),
-            _ => self.now.mono_ms,
+            _ => self.g.cx.now.mono_ms,
         };
         let strays: Vec<&Instance> =
             instances.iter().filter(|it| !it.state.is_ended() && self.is_stray(&it.id)).collect();
         for instance in strays {
-            self.orphans.entry(instance.id.clone()).or_insert(seen);
+            self.g.sight.orphans.entry(instance.id.clone()).or_insert(seen);
         }
     }
 
@@ -165,7 +166,7 @@ impl Engine {
         let mut waiting = VecDeque::from(waiting);
         let (mut pairs, mut rest) = (Vec::new(), Vec::new());
         for instance in free {
-            let seen = self.orphans.get(&instance.id);
+            let seen = self.g.sight.orphans.get(&instance.id);
             let fit = waiting.iter().position(|node| !self.is_from_before(node, seen));
             match fit.and_then(|at| waiting.remove(at)) {
                 Some(node) => pairs.push((node, instance)),
@@ -194,7 +195,7 @@ impl Engine {
 
     /// An instance that stands behind no node and is not on its way out.
     fn is_stray(&self, id: &str) -> bool {
-        !self.index.is_bound(id) && !self.is_lowering(id) && !self.is_ending(id)
+        !self.g.cx.ledger.is_bound(id) && !self.is_lowering(id) && !self.is_ending(id)
     }
 
     /// End what is nobody's. What EC2 launched in place of a sleeping instance it would launch again: the target
@@ -225,7 +226,7 @@ impl Engine {
             }
         }
         if !replaced.is_empty() {
-            fleet.uncounted.retain(|id| self.index.is_bound(id));
+            fleet.uncounted.retain(|id| self.g.cx.ledger.is_bound(id));
             fleet.uncounted.extend(replaced);
             self.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(fleet) });
         }
@@ -241,10 +242,10 @@ impl Engine {
             .filter(|instance| self.is_stray(&instance.id))
             .filter_map(|instance| instance.tags.get(FLEET_ID))
             .collect();
-        for (key, fleet) in &self.persisted.group_fleets {
+        for (key, fleet) in &self.g.cx.persisted.group_fleets {
             if fleet.account == *account
                 && (first || strays.contains(fleet.fleet_id.as_str()))
-                && let Some(state) = self.group_states.get_mut(key)
+                && let Some(state) = self.groups.states.get_mut(key)
             {
                 state.look = true;
             }
@@ -254,10 +255,10 @@ impl Engine {
     /// EC2 tags the instances that a fleet launches with nothing of ours: no list but the fleet's own shows them. Where the
     /// fleet has as much capacity as instances with nodes, and none of these sleeps, it has no others.
     pub(super) fn may_hold_strangers(&self, fleet: &Fleet) -> bool {
-        let Some(members) = self.index.members(&fleet.id) else { return fleet.fulfilled > 0.0 };
-        let known = members.values().filter(|(id, _)| !self.missing.contains_key(id)).count();
+        let Some(members) = self.g.cx.ledger.members(&fleet.id) else { return fleet.fulfilled > 0.0 };
+        let known = members.values().filter(|(id, _)| !self.g.sight.missing.contains_key(id)).count();
         let asleep = |id: &str| {
-            let state = self.index.owners.get(id).and_then(|owner| owner.state);
+            let state = self.g.cx.ledger.owners.get(id).and_then(|owner| owner.state);
             matches!(state, Some(InstanceState::Stopping | InstanceState::Stopped))
         };
         (fleet.fulfilled - f64::from(u32::try_from(known).unwrap_or(u32::MAX))).abs() > 0.5
@@ -269,7 +270,7 @@ impl Engine {
         let unknown: Vec<Binding> = instances
             .iter()
             .filter_map(|instance| {
-                let binding = self.persisted.bindings.get(self.index.owner(&instance.id)?)?;
+                let binding = self.g.cx.persisted.bindings.get(self.g.cx.ledger.owner(&instance.id)?)?;
                 let fleet = instance.tags.get(FLEET_ID).map(str::to_owned);
                 binding.fleet.is_none().then(|| Binding { fleet, ..binding.clone() })
             })
@@ -281,7 +282,7 @@ impl Engine {
 
     pub(super) fn note_spot_request(&mut self, instance: &Instance) {
         if let Some(request) = &instance.spot_request_id {
-            self.spot_requests.insert(instance.id.clone(), request.clone());
+            self.g.lowering.spot_requests.insert(instance.id.clone(), request.clone());
         }
     }
 }

@@ -17,9 +17,9 @@ impl Engine {
     #[must_use]
     pub fn fleet_reports(&self) -> Vec<FleetReport> {
         let groups =
-            self.persisted.group_fleets.iter().map(|(key, fleet)| self.group_fleet_report(key, fleet));
-        let nodes = self.persisted.fleets.iter().map(|(node, fleet)| {
-            let instance = self.persisted.bindings.get(node).map(|binding| binding.instance_id.clone());
+            self.g.cx.persisted.group_fleets.iter().map(|(key, fleet)| self.group_fleet_report(key, fleet));
+        let nodes = self.g.cx.persisted.fleets.iter().map(|(node, fleet)| {
+            let instance = self.g.cx.persisted.bindings.get(node).map(|binding| binding.instance_id.clone());
             let report = FleetReport {
                 fleet_id: fleet.fleet_id.clone(),
                 group: node.rsplit_once('-').map_or(node.as_str(), |(stem, _)| stem).to_owned(),
@@ -36,8 +36,8 @@ impl Engine {
     fn group_fleet_report(&self, key: &str, fleet: &GroupFleet) -> FleetReport {
         let stem = stem_of_key(key);
         let empty = BTreeMap::new();
-        let members = self.index.members(&fleet.fleet_id).unwrap_or(&empty);
-        let takes = self.site.group(key).is_some_and(|group| group.scope == FleetScope::Group);
+        let members = self.g.cx.ledger.members(&fleet.fleet_id).unwrap_or(&empty);
+        let takes = self.g.cx.site.group(key).is_some_and(|group| group.scope == FleetScope::Group);
         let known = |target: u32| (target != GroupFleet::UNKNOWN_TARGET).then_some(target);
         let report = FleetReport {
             fleet_id: fleet.fleet_id.clone(),
@@ -67,16 +67,21 @@ impl Engine {
     #[must_use]
     pub fn busy_nodes_of_fleet(&self, fleet_id: &str) -> Vec<String> {
         let busy = |node: &&String| {
-            self.sleeping.contains_key(*node)
+            self.g.sleepers.sleeping.contains_key(*node)
                 || self.is_locked(node)
-                || self.nodes.get(*node).is_some_and(|known| known.has_job || known.desire == Desire::Waking)
+                || self
+                    .g
+                    .cx
+                    .nodes
+                    .get(*node)
+                    .is_some_and(|known| known.has_job || known.desire == Desire::Waking)
         };
         self.nodes_of_fleet(fleet_id).iter().filter(busy).cloned().collect()
     }
 
     fn nodes_of_fleet(&self, fleet_id: &str) -> Vec<String> {
-        let own = self.persisted.fleets.iter().filter(|(_, fleet)| fleet.fleet_id == fleet_id);
-        let members = self.index.members(fleet_id).into_iter().flat_map(BTreeMap::keys);
+        let own = self.g.cx.persisted.fleets.iter().filter(|(_, fleet)| fleet.fleet_id == fleet_id);
+        let members = self.g.cx.ledger.members(fleet_id).into_iter().flat_map(BTreeMap::keys);
         let mut nodes: Vec<String> = own.map(|(node, _)| node).chain(members).cloned().collect();
         nodes.sort();
         nodes.dedup();
@@ -90,8 +95,9 @@ impl Engine {
                 continue;
             }
             let mut nodes = self.nodes_of_fleet(fleet_id);
-            nodes.retain(|node| self.nodes.get(node).is_some_and(|known| known.desire == Desire::Keep));
-            let current = self.persisted.group_fleets.iter().find(|(_, fleet)| fleet.fleet_id == *fleet_id);
+            nodes.retain(|node| self.g.cx.nodes.get(node).is_some_and(|known| known.desire == Desire::Keep));
+            let current =
+                self.g.cx.persisted.group_fleets.iter().find(|(_, fleet)| fleet.fleet_id == *fleet_id);
             // It takes no new nodes from now on, and goes with its last one.
             if let Some((stem, fleet)) = current.map(|(stem, fleet)| (stem.clone(), fleet.clone()))
                 && !stem.contains('@')

@@ -15,25 +15,29 @@ use crate::core::record::LaunchJob;
 impl Engine {
     /// What ResumeProgram was told: which nodes are woken, and for which jobs.
     pub(super) fn learn_jobs(&mut self, nodes: &[String], jobs: Vec<ResumeJob>) {
-        for queue in self.queues.values_mut() {
+        for queue in self.g.waiting.queues.values_mut() {
             queue.look_now();
         }
-        let site = Arc::clone(&self.site);
+        let site = Arc::clone(&self.g.cx.site);
         if !site.groups().iter().any(|group| group.all_or_nothing) {
             return;
         }
-        let now = self.now.mono_ms;
-        self.jobs.forget_before(now.saturating_sub(2_000 * u64::from(site.settings.resume_timeout_s)));
-        self.jobs.hear(nodes.iter().filter(|node| site.locate(node).is_some()).cloned(), now);
+        let now = self.g.cx.now.mono_ms;
+        self.g
+            .waiting
+            .jobs
+            .forget_before(now.saturating_sub(2_000 * u64::from(site.settings.resume_timeout_s)));
+        self.g.waiting.jobs.hear(nodes.iter().filter(|node| site.locate(node).is_some()).cloned(), now);
         for job in jobs {
             let ours = |node: &String| site.locate(node).is_some();
             let woken: Vec<String> = job.woken.into_iter().filter(ours).collect();
             // What is up needs no instance, and stays whatever becomes of the rest.
-            let is_up = |name: &String| self.nodes.get(name).is_some_and(|node| node.desire == Desire::Keep);
+            let is_up =
+                |name: &String| self.g.cx.nodes.get(name).is_some_and(|node| node.desire == Desire::Keep);
             let nodes: Vec<String> = job.nodes.into_iter().filter(ours).filter(|name| !is_up(name)).collect();
             let whole = woken.iter().chain(&nodes).filter_map(|node| site.locate(node));
             if whole.into_iter().any(|(group, _)| group.all_or_nothing) {
-                self.jobs.learn(job.job_id, nodes, woken, now);
+                self.g.waiting.jobs.learn(job.job_id, nodes, woken, now);
             }
         }
     }
@@ -41,30 +45,30 @@ impl Engine {
     /// A job that became known after one of its nodes failed gets no more than one that was known before.
     pub(super) fn give_up_late_jobs(&mut self, ids: impl IntoIterator<Item = u64>) {
         for id in ids {
-            let Some(job) = self.jobs.get(id) else { continue };
+            let Some(job) = self.g.waiting.jobs.get(id) else { continue };
             let failed = job.nodes().find(|name| {
-                self.nodes.get(*name).is_some_and(|node| node.reported && node.desire == Desire::Waking)
+                self.g.cx.nodes.get(*name).is_some_and(|node| node.reported && node.desire == Desire::Waking)
             });
             let Some((node, (code, message))) =
-                failed.and_then(|node| Some((node.clone(), self.jobs.failure(node)?.clone())))
+                failed.and_then(|node| Some((node.clone(), self.g.waiting.jobs.failure(node)?.clone())))
             else {
                 continue;
             };
-            let released = self.jobs.fail(&[node]);
+            let released = self.g.waiting.jobs.fail(&[node]);
             self.release_nodes(released, &code, &message);
         }
     }
 
     /// Launches together what belongs together; see [`Unit`].
     pub(super) fn units_of_queue(&self, stem: &str) -> Vec<Unit> {
-        let names = self.queues.get(stem).into_iter().flat_map(super::batch::Queue::names);
-        self.jobs.units(names.filter(|node| self.wants_instance(node)))
+        let names = self.g.waiting.queues.get(stem).into_iter().flat_map(super::batch::Queue::names);
+        self.g.waiting.jobs.units(names.filter(|node| self.wants_instance(node)))
     }
 
     /// `mono_ms` before which a unit is not launched; `None` until something else happens.
     pub(super) fn unit_due(&self, stem: &str, unit: &Unit) -> Option<u64> {
-        let longest = self.site.settings.batch_max_ms;
-        let due = self.pressure.get(stem).map_or(0, |pressure| pressure.retry_at(unit.least()));
+        let longest = self.g.cx.site.settings.batch_max_ms;
+        let due = self.g.pools.pressure.get(stem).map_or(0, |pressure| pressure.retry_at(unit.least()));
         let due = match unit {
             Unit::Each { .. } => Some(due),
             // ResumeProgram is about to say which jobs these nodes are for.
@@ -85,15 +89,16 @@ impl Engine {
 
     /// A job's launches begin together: what is asked for early would wait, and cost, until the rest may be asked for.
     fn job_due(&self, id: u64) -> Option<u64> {
-        let Some(job) = self.jobs.get(id) else { return Some(0) };
+        let Some(job) = self.g.waiting.jobs.get(id) else { return Some(0) };
         let mut due = 0;
-        if job.woken().any(|name| self.nodes.get(name).is_none_or(|node| node.desire != Desire::Waking)) {
-            due = job.learned() + self.site.settings.batch_max_ms;
+        if job.woken().any(|name| self.g.cx.nodes.get(name).is_none_or(|node| node.desire != Desire::Waking))
+        {
+            due = job.learned() + self.g.cx.site.settings.batch_max_ms;
         }
         let mut waiting: BTreeMap<&str, usize> = BTreeMap::new();
         for name in job.nodes().filter(|name| self.wants_instance(name)) {
-            if let Some((stem, group, _)) = self.site.place_of(name)
-                && self.nodes.get(name).is_some_and(|node| node.launch.is_none())
+            if let Some((stem, group, _)) = self.g.cx.site.place_of(name)
+                && self.g.cx.nodes.get(name).is_some_and(|node| node.launch.is_none())
             {
                 *waiting.entry(stem).or_default() += 1;
                 if !self.view_ready(&group.account) {
@@ -102,14 +107,14 @@ impl Engine {
             }
         }
         for (stem, count) in waiting {
-            due = due.max(self.pressure.get(stem).map_or(0, |pressure| pressure.retry_at(count)));
+            due = due.max(self.g.pools.pressure.get(stem).map_or(0, |pressure| pressure.retry_at(count)));
         }
         Some(due)
     }
 
     /// What the journal keeps of the jobs of a launch's nodes, should the process end.
     pub(super) fn launch_jobs(&self, nodes: &[String]) -> Vec<LaunchJob> {
-        let jobs = self.jobs.of_several(nodes).into_iter();
+        let jobs = self.g.waiting.jobs.of_several(nodes).into_iter();
         jobs.map(|(id, job)| LaunchJob { id, nodes: hostlist::fold(job.nodes()) }).collect()
     }
 
@@ -117,21 +122,24 @@ impl Engine {
     pub(super) fn recover_jobs(&mut self, jobs: &[LaunchJob]) {
         for job in jobs {
             let nodes = hostlist::expand(&job.nodes).unwrap_or_default();
-            self.jobs.hear(nodes.iter().cloned(), self.now.mono_ms);
-            self.jobs.learn(job.id, nodes, [], self.now.mono_ms);
+            self.g.waiting.jobs.hear(nodes.iter().cloned(), self.g.cx.now.mono_ms);
+            self.g.waiting.jobs.learn(job.id, nodes, [], self.g.cx.now.mono_ms);
         }
     }
 
     /// EC2 did not give a launch's `short` nodes their instances. If they were asked for as the nodes of one job, nodes
     /// for which another job waits are asked for again, for that one.
     pub(super) fn refuse(&mut self, job: Option<u64>, short: &[String], code: &str, message: &str) {
-        let given_up = job.and_then(|id| Some((id, self.jobs.remove(id)?)));
-        let (others, failed): (Vec<String>, Vec<String>) =
-            short.iter().cloned().partition(|node| job.is_some() && self.jobs.of(node).next().is_some());
+        let given_up = job.and_then(|id| Some((id, self.g.waiting.jobs.remove(id)?)));
+        let (others, failed): (Vec<String>, Vec<String>) = short
+            .iter()
+            .cloned()
+            .partition(|node| job.is_some() && self.g.waiting.jobs.of(node).next().is_some());
         self.requeue(&others);
         self.fail_nodes(&failed, code, message);
         if let Some((id, job)) = given_up {
-            let free = job.nodes().filter(|node| self.jobs.of(node).next().is_none()).cloned().collect();
+            let free =
+                job.nodes().filter(|node| self.g.waiting.jobs.of(node).next().is_none()).cloned().collect();
             self.release_nodes(BTreeMap::from([(id, free)]), code, message);
         }
     }
@@ -144,7 +152,7 @@ impl Engine {
                 .into_iter()
                 .filter(|name| {
                     let waking =
-                        self.nodes.get(name).is_some_and(|n| n.desire == Desire::Waking && !n.reported);
+                        self.g.cx.nodes.get(name).is_some_and(|n| n.desire == Desire::Waking && !n.reported);
                     waking && !self.is_locked(name)
                 })
                 .collect();
@@ -153,10 +161,10 @@ impl Engine {
             }
             let mut launches: BTreeMap<u64, BTreeSet<&String>> = BTreeMap::new();
             for name in &nodes {
-                if let Some((stem, _, index)) = self.site.place_of(name) {
+                if let Some((stem, _, index)) = self.g.cx.site.place_of(name) {
                     self.unqueue(stem, index);
                 }
-                if let Some(node) = self.nodes.get_mut(name) {
+                if let Some(node) = self.g.cx.nodes.get_mut(name) {
                     node.reported = true;
                     if let Some(launch) = node.launch.take() {
                         launches.entry(launch).or_default().insert(name);
@@ -165,11 +173,11 @@ impl Engine {
                 self.wish_changed(name);
             }
             for (launch, left) in launches {
-                if let Some(launch) = self.launches.get_mut(&launch) {
+                if let Some(launch) = self.g.launches.open.get_mut(&launch) {
                     launch.nodes.retain(|node| !left.contains(node));
                 }
             }
-            self.jobs.note_failure(&nodes, code, message);
+            self.g.waiting.jobs.note_failure(&nodes, code, message);
             let text = format!("job {id} cannot have all of its nodes, and gives these back: {message}");
             let fact = self
                 .new_fact(FactKind::NodesFailed, text)
@@ -179,9 +187,9 @@ impl Engine {
             self.fact(fact);
             let reason = reason(code, message);
             let (bound, bare): (Vec<_>, Vec<_>) =
-                nodes.into_iter().partition(|name| self.persisted.bindings.contains_key(name));
-            self.reports.add(Cause::GoesBack, &reason, bound);
-            self.reports.add(Cause::NoInstance, &reason, bare);
+                nodes.into_iter().partition(|name| self.g.cx.persisted.bindings.contains_key(name));
+            self.g.failures.add(Cause::GoesBack, &reason, bound);
+            self.g.failures.add(Cause::NoInstance, &reason, bare);
         }
     }
 }

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! CreateFleet for nodes that wait together: sent, repeated, answered, short or refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::fleet::Fulfil;
 use super::outbox::Purpose;
+use super::pools::Pool;
 use super::report::{Cause, reason};
 use super::view::launch_error;
+use super::watched::Watched;
 use super::{Desire, Engine};
 use crate::core::ec2_api::{
     CloudError, CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, FleetReply, FleetType,
@@ -67,10 +70,21 @@ pub(super) enum Phase {
 /// A replay after this long could make a second fleet, should EC2 have forgotten the token.
 const TOKEN_TRUST_MS: u64 = 3_600_000;
 
+/// What was asked of EC2 and has not come yet.
+#[derive(Debug, Default)]
+pub(super) struct Launches {
+    /// CreateFleet calls, by intent.
+    pub(super) open: Watched<u64, Launch>,
+    /// Pools that a node's fleet launch has tried, and since when, by intent.
+    pub(super) attempts_of: BTreeMap<u64, (BTreeSet<Pool>, u64)>,
+    /// Fleets that have no instance yet, by node.
+    pub(super) fulfilling: Watched<String, Fulfil>,
+}
+
 impl Engine {
     pub(super) fn new_token(&mut self) -> String {
-        self.counter += 1;
-        format!("ec2fleet-{}-{}", self.options.nonce, self.counter)
+        self.g.cx.counter += 1;
+        format!("ec2fleet-{}-{}", self.g.cx.options.nonce, self.g.cx.counter)
     }
 
     /// The intent, and the launch that follows from it.
@@ -89,11 +103,11 @@ impl Engine {
         let launch = LaunchIntent { group: group.stem(), nodes: nodes.clone(), jobs };
         let id = self.record_intent(&group.account, request, Some(launch));
         for node in &nodes {
-            if let Some(node) = self.nodes.get_mut(node) {
+            if let Some(node) = self.g.cx.nodes.get_mut(node) {
                 node.launch = Some(id);
             }
         }
-        self.launches.insert(
+        self.g.launches.open.insert(
             id,
             Launch {
                 group: group.stem(),
@@ -102,9 +116,9 @@ impl Engine {
                 lifecycle,
                 nodes,
                 job,
-                started: self.now.mono_ms,
+                started: self.g.cx.now.mono_ms,
                 deadline,
-                phase: Phase::Creating { in_flight: false, attempts: 0, next_at: self.now.mono_ms },
+                phase: Phase::Creating { in_flight: false, attempts: 0, next_at: self.g.cx.now.mono_ms },
                 last_error: None,
             },
         );
@@ -114,17 +128,17 @@ impl Engine {
     /// Half a minute before Slurm's ResumeTimeout would strike the first of the nodes, but never below a minute.
     pub(super) fn launch_deadline(&self, nodes: &[String]) -> u64 {
         let patience =
-            (u64::from(self.site.settings.resume_timeout_s) * 1000).saturating_sub(30_000).max(60_000);
-        self.since_first(nodes).unwrap_or(self.now.mono_ms) + patience
+            (u64::from(self.g.cx.site.settings.resume_timeout_s) * 1000).saturating_sub(30_000).max(60_000);
+        self.since_first(nodes).unwrap_or(self.g.cx.now.mono_ms) + patience
     }
 
     /// `mono_ms` since which the first of these nodes is as Slurm wants it now.
     pub(super) fn since_first(&self, nodes: &[String]) -> Option<u64> {
-        nodes.iter().filter_map(|node| self.nodes.get(node)).map(|node| node.since).min()
+        nodes.iter().filter_map(|node| self.g.cx.nodes.get(node)).map(|node| node.since).min()
     }
 
     pub(super) fn recover_intent(&mut self, id: u64) {
-        let Some(intent) = self.persisted.open.get(&id).cloned() else { return };
+        let Some(intent) = self.g.cx.persisted.open.get(&id).cloned() else { return };
         if self.recover_group_call(id, &intent.request) {
             return;
         }
@@ -132,7 +146,7 @@ impl Engine {
             CloudRequest::CreateFleet(request) => {
                 let Some(launch) = intent.launch.clone() else { return };
                 self.recover_jobs(&launch.jobs);
-                self.launches.insert(
+                self.g.launches.open.insert(
                     id,
                     Launch {
                         group: launch.group,
@@ -141,14 +155,14 @@ impl Engine {
                         lifecycle: request.lifecycle,
                         nodes: launch.nodes.clone(),
                         job: whole_job(request, &launch.jobs),
-                        started: self.now.mono_ms,
+                        started: self.g.cx.now.mono_ms,
                         deadline: u64::MAX,
                         phase: Phase::Recovering,
                         last_error: None,
                     },
                 );
                 for node in launch.nodes {
-                    self.nodes.entry(node).or_default().launch = Some(id);
+                    self.g.cx.nodes.entry(node).or_default().launch = Some(id);
                 }
             }
             CloudRequest::DeleteFleets { terminate_instances: true, .. } if self.recover_deletion(id) => {}
@@ -164,25 +178,29 @@ impl Engine {
     /// EC2 and Slurm are known: replay what is still wanted, close the rest.
     pub(super) fn settle_recovered(&mut self, account: &Account) {
         let ids: Vec<u64> = self
+            .g
             .launches
+            .open
             .iter()
             .filter(|(_, launch)| matches!(launch.phase, Phase::Recovering) && launch.account == *account)
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            let Some(nodes) = self.launches.get(&id).map(|launch| launch.nodes.clone()) else { continue };
+            let Some(nodes) = self.g.launches.open.get(&id).map(|launch| launch.nodes.clone()) else {
+                continue;
+            };
             let wanted: Vec<String> =
                 nodes.iter().filter(|node| self.wants_instance(node)).cloned().collect();
-            let written = self.persisted.open.get(&id).map_or(0, |intent| intent.unix_ms);
-            let trusted = self.now.unix_ms.abs_diff(written) < TOKEN_TRUST_MS;
+            let written = self.g.cx.persisted.open.get(&id).map_or(0, |intent| intent.unix_ms);
+            let trusted = self.g.cx.now.unix_ms.abs_diff(written) < TOKEN_TRUST_MS;
             if wanted.is_empty() || !trusted {
                 self.close_launch(id, Outcome::Abandoned("not wanted any more after a restart".into()));
                 self.requeue(&wanted);
                 continue;
             }
             let deadline = self.launch_deadline(&wanted);
-            let now = self.now.mono_ms;
-            if let Some(launch) = self.launches.get_mut(&id) {
+            let now = self.g.cx.now.mono_ms;
+            if let Some(launch) = self.g.launches.open.get_mut(&id) {
                 launch.deadline = deadline;
                 launch.phase = Phase::Creating { in_flight: false, attempts: 0, next_at: now };
             }
@@ -190,13 +208,13 @@ impl Engine {
     }
 
     pub(super) fn advance_launches(&mut self) {
-        for id in self.launches.take_due(self.now.mono_ms) {
+        for id in self.g.launches.open.take_due(self.g.cx.now.mono_ms) {
             self.pass_deadline(id);
             self.advance_launch(id);
-            let look = self.launches.get(&id).and_then(Self::next_look);
-            self.launches.look_again(&id, look);
+            let look = self.g.launches.open.get(&id).and_then(Self::next_look);
+            self.g.launches.open.look_again(&id, look);
         }
-        if let Some(at) = self.launches.next_look() {
+        if let Some(at) = self.g.launches.open.next_look() {
             self.wake(at);
         }
     }
@@ -214,8 +232,8 @@ impl Engine {
 
     /// At the deadline the nodes are reported; the launch itself goes on until EC2 has answered.
     fn pass_deadline(&mut self, id: u64) {
-        let now = self.now.mono_ms;
-        let Some(launch) = self.launches.get_mut(&id) else { return };
+        let now = self.g.cx.now.mono_ms;
+        let Some(launch) = self.g.launches.open.get_mut(&id) else { return };
         if launch.nodes.is_empty() {
             return;
         }
@@ -237,8 +255,8 @@ impl Engine {
     }
 
     fn advance_launch(&mut self, id: u64) {
-        let now = self.now.mono_ms;
-        let Some(launch) = self.launches.get_mut(&id) else { return };
+        let now = self.g.cx.now.mono_ms;
+        let Some(launch) = self.g.launches.open.get_mut(&id) else { return };
         match &mut launch.phase {
             Phase::Recovering => {}
             Phase::Creating { in_flight: true, .. } | Phase::Describing { in_flight: true, .. } => {}
@@ -247,9 +265,9 @@ impl Engine {
                     self.close_launch(id, Outcome::Abandoned("no node waits for it any more".into()));
                 } else if *next_at <= now {
                     *in_flight = true;
-                    let Some(intent) = self.persisted.open.get(&id) else { return };
+                    let Some(intent) = self.g.cx.persisted.open.get(&id) else { return };
                     let (account, request) = (intent.account.clone(), intent.request.clone());
-                    let Some(launch) = self.launches.get(&id) else { return };
+                    let Some(launch) = self.g.launches.open.get(&id) else { return };
                     let text = format!(
                         "{} {} instances for {}",
                         launch.nodes.len(),
@@ -281,12 +299,12 @@ impl Engine {
 
     /// Milliseconds since Slurm decided to power up the first of these nodes.
     pub(super) fn waited(&self, nodes: &[String]) -> u64 {
-        self.since_first(nodes).map_or(0, |since| self.now.since(since))
+        self.since_first(nodes).map_or(0, |since| self.g.cx.now.since(since))
     }
 
     /// EC2 never showed these instances; whatever they are, they must not stay.
     pub(super) fn give_up_describing(&mut self, id: u64) {
-        let Some(launch) = self.launches.remove(&id) else { return };
+        let Some(launch) = self.g.launches.open.remove(&id) else { return };
         let Phase::Describing { pending, .. } = launch.phase else { return };
         for instance in pending {
             self.end_instance(&launch.account, instance);
@@ -300,7 +318,7 @@ impl Engine {
     }
 
     pub(super) fn take_fleet(&mut self, id: u64, result: CloudResult) {
-        let Some(launch) = self.launches.get_mut(&id) else { return };
+        let Some(launch) = self.g.launches.open.get_mut(&id) else { return };
         match result {
             Ok(CloudReply::Fleet(fleet)) => self.take_fleet_reply(id, fleet),
             Ok(other) => {
@@ -317,7 +335,7 @@ impl Engine {
                 let Phase::Creating { in_flight, attempts, next_at } = &mut launch.phase else { return };
                 *in_flight = false;
                 *attempts += 1;
-                *next_at = self.now.mono_ms + backoff_ms(*attempts, &mut self.rng);
+                *next_at = self.g.cx.now.mono_ms + backoff_ms(*attempts, &mut self.g.cx.rng);
                 let (group, token) = (launch.group.clone(), launch.token.clone());
                 launch.last_error = Some(error.clone());
                 let fact = self
@@ -332,7 +350,7 @@ impl Engine {
     }
 
     fn fail_launch(&mut self, id: u64, error: CloudError) {
-        let tried = self.attempts_of.remove(&id);
+        let tried = self.g.launches.attempts_of.remove(&id);
         let least = self.least_of(id);
         let Some(launch) = self.close_launch(id, Outcome::Failed(error.clone())) else { return };
         let fact = self
@@ -343,7 +361,7 @@ impl Engine {
             .code(error.code.clone());
         self.fact(fact);
         let last = launch_error(
-            self.now.unix_ms,
+            self.g.cx.now.unix_ms,
             &error.code,
             error.class.as_str(),
             &error.message,
@@ -361,9 +379,11 @@ impl Engine {
     }
 
     fn take_fleet_reply(&mut self, id: u64, fleet: FleetReply) {
-        let Some(launch) = self.launches.get(&id).cloned() else { return };
+        let Some(launch) = self.g.launches.open.get(&id).cloned() else { return };
         if self.is_node_fleet(id) {
             let Some(node) = self
+                .g
+                .cx
                 .persisted
                 .open
                 .get(&id)
@@ -396,7 +416,7 @@ impl Engine {
             .group(group.clone())
             .launch(token.clone())
             .instances(ids.iter().cloned())
-            .after_ms(self.now.since(started));
+            .after_ms(self.g.cx.now.since(started));
         self.fact(fact);
         let mut keep = wanted;
         let short = keep.split_off(keep.len().min(ids.len()));
@@ -407,17 +427,17 @@ impl Engine {
         let waiting: BTreeSet<&String> = keep.iter().chain(&short).collect();
         let unwanted: Vec<String> = all.iter().filter(|node| !waiting.contains(node)).cloned().collect();
         self.release(&unwanted, id);
-        let now = self.now.mono_ms;
+        let now = self.g.cx.now.mono_ms;
         if ids.is_empty() {
             let (code, message) = telling(&errors);
             let class = errors
                 .iter()
                 .find(|error| error.code == code)
                 .map_or("capacity", |error| error.class.as_str());
-            let last = launch_error(self.now.unix_ms, &code, class, &message, all.len());
+            let last = launch_error(self.g.cx.now.unix_ms, &code, class, &message, all.len());
             self.note_failure(&group, last, least);
         } else {
-            self.pressure.remove(&group);
+            self.g.pools.pressure.remove(&group);
         }
         if !short.is_empty() {
             let (code, message) = telling(&errors);
@@ -438,11 +458,11 @@ impl Engine {
             }
         }
         if ids.is_empty() {
-            self.launches.remove(&id);
+            self.g.launches.open.remove(&id);
             self.release(&all, id);
             return;
         }
-        if let Some(launch) = self.launches.get_mut(&id) {
+        if let Some(launch) = self.g.launches.open.get_mut(&id) {
             launch.lifecycle = lifecycle;
             launch.nodes = keep;
             launch.phase =
@@ -452,14 +472,14 @@ impl Engine {
 
     /// The least number of instances of which an open CreateFleet gives any.
     fn least_of(&self, id: u64) -> usize {
-        match self.persisted.open.get(&id).map(|intent| &intent.request) {
+        match self.g.cx.persisted.open.get(&id).map(|intent| &intent.request) {
             Some(CloudRequest::CreateFleet(request)) => request.least(),
             _ => 1,
         }
     }
 
     fn is_node_fleet(&self, id: u64) -> bool {
-        self.persisted.open.get(&id).is_some_and(|intent| {
+        self.g.cx.persisted.open.get(&id).is_some_and(|intent| {
             matches!(&intent.request, CloudRequest::CreateFleet(request) if request.fleet_type == FleetType::Maintain)
         })
     }
@@ -471,7 +491,7 @@ impl Engine {
     /// These nodes no longer wait in this launch.
     pub(super) fn release(&mut self, nodes: &[String], id: u64) {
         for name in nodes {
-            if let Some(node) = self.nodes.get_mut(name)
+            if let Some(node) = self.g.cx.nodes.get_mut(name)
                 && node.launch == Some(id)
             {
                 node.launch = None;
@@ -481,14 +501,14 @@ impl Engine {
 
     fn close_launch(&mut self, id: u64, outcome: Outcome) -> Option<Launch> {
         self.record(Record::Outcome { id, outcome });
-        let launch = self.launches.remove(&id)?;
+        let launch = self.g.launches.open.remove(&id)?;
         self.release(&launch.nodes, id);
         Some(launch)
     }
 
     /// Spot could not fill the group: ask for the missing share on-demand, where the site allows it.
     fn fall_back(&mut self, launch: &Launch, short: &[String], code: &str) -> bool {
-        let Some(group) = self.site.group(&launch.group).cloned() else { return false };
+        let Some(group) = self.g.cx.site.group(&launch.group).cloned() else { return false };
         if launch.lifecycle != Lifecycle::Spot || group.spot_fallback_s.is_none() || short.is_empty() {
             return false;
         }
@@ -504,14 +524,14 @@ impl Engine {
     pub(super) fn fail_nodes(&mut self, nodes: &[String], code: &str, message: &str) {
         let failed: Vec<String> = nodes
             .iter()
-            .filter(|name| self.nodes.get(*name).is_some_and(|node| node.desire == Desire::Waking))
+            .filter(|name| self.g.cx.nodes.get(*name).is_some_and(|node| node.desire == Desire::Waking))
             .cloned()
             .collect();
         if failed.is_empty() {
             return;
         }
         for name in &failed {
-            if let Some(node) = self.nodes.get_mut(name) {
+            if let Some(node) = self.g.cx.nodes.get_mut(name) {
                 node.reported = true;
             }
             self.wish_changed(name);
@@ -522,9 +542,9 @@ impl Engine {
             .code(code)
             .after_ms(self.waited(&failed));
         self.fact(fact);
-        self.jobs.note_failure(&failed, code, message);
-        let released = self.jobs.fail(&failed);
-        self.reports.add(Cause::NoInstance, &reason(code, message), failed);
+        self.g.waiting.jobs.note_failure(&failed, code, message);
+        let released = self.g.waiting.jobs.fail(&failed);
+        self.g.failures.add(Cause::NoInstance, &reason(code, message), failed);
         self.release_nodes(released, code, message);
     }
 }

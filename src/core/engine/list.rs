@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Listing EC2, then Slurm: when, and what is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
 use super::outbox::Purpose;
@@ -54,26 +54,43 @@ impl SlurmView {
     }
 }
 
+/// What EC2 and slurmctld showed last.
+#[derive(Debug, Default)]
+pub(super) struct Sight {
+    pub(super) views: BTreeMap<Account, CloudView>,
+    pub(super) slurm: SlurmView,
+    /// Instances without a node, and since when they are known.
+    pub(super) orphans: BTreeMap<String, u64>,
+    /// Bound instances that EC2 does not show, and since when.
+    pub(super) missing: BTreeMap<String, u64>,
+    /// Lists of instances that have been judged.
+    pub(super) lists: u64,
+    /// Accounts whose fleets have been listed since the start.
+    pub(super) fleets_listed: BTreeSet<Account>,
+    /// Accounts that the site no longer names and in which something of ours is left.
+    pub(super) former_accounts: BTreeSet<Account>,
+}
+
 impl Engine {
     pub(super) fn view_ready(&self, account: &Account) -> bool {
-        self.views.get(account).is_some_and(|view| view.ready)
+        self.g.sight.views.get(account).is_some_and(|view| view.ready)
     }
 
     pub(super) fn views_ready(&self) -> bool {
-        self.site.accounts().iter().all(|account| self.view_ready(account))
+        self.g.cx.site.accounts().iter().all(|account| self.view_ready(account))
     }
 
     /// The site's accounts, and those where something is left of an earlier site.
     pub(super) fn listed_accounts(&self) -> Vec<Account> {
-        let mut accounts = self.site.accounts();
-        accounts.extend(self.former_accounts.iter().cloned());
+        let mut accounts = self.g.cx.site.accounts();
+        accounts.extend(self.g.sight.former_accounts.iter().cloned());
         accounts
     }
 
     pub(super) fn note_former_accounts(&mut self) {
-        let named = self.site.accounts();
-        let state = &self.persisted;
-        self.former_accounts = (state.bindings.values().map(|binding| &binding.account))
+        let named = self.g.cx.site.accounts();
+        let state = &self.g.cx.persisted;
+        self.g.sight.former_accounts = (state.bindings.values().map(|binding| &binding.account))
             .chain(state.fleets.values().map(|fleet| &fleet.account))
             .chain(state.group_fleets.values().map(|fleet| &fleet.account))
             .filter(|account| !named.contains(account))
@@ -83,8 +100,8 @@ impl Engine {
 
     /// Look at everything again as soon as the budget allows.
     pub(super) fn rescan_now(&mut self) {
-        let now = self.now.mono_ms;
-        for view in self.views.values_mut() {
+        let now = self.g.cx.now.mono_ms;
+        for view in self.g.sight.views.values_mut() {
             view.next_at = view.next_at.min(now);
         }
         self.load_slurm_again();
@@ -92,14 +109,14 @@ impl Engine {
 
     /// Ask slurmctld for its nodes, also if an answer is under way.
     pub(super) fn load_slurm_again(&mut self) {
-        self.slurm.next_at = self.slurm.next_at.min(self.now.mono_ms);
-        self.slurm.again = true;
+        self.g.sight.slurm.next_at = self.g.sight.slurm.next_at.min(self.g.cx.now.mono_ms);
+        self.g.sight.slurm.again = true;
     }
 
     pub(super) fn list_when_due(&mut self) {
-        let now = self.now.mono_ms;
+        let now = self.g.cx.now.mono_ms;
         for account in self.listed_accounts() {
-            let view = self.views.entry(account.clone()).or_default();
+            let view = self.g.sight.views.entry(account.clone()).or_default();
             if view.in_flight {
                 continue;
             }
@@ -109,40 +126,42 @@ impl Engine {
                 continue;
             }
             view.in_flight = true;
-            let cluster = self.site.cluster.clone();
+            let cluster = self.g.cx.site.cluster.clone();
             self.cloud(Purpose::List { account, started: now }, CloudRequest::DescribeCluster { cluster });
         }
         self.load_when_due();
     }
 
     fn load_when_due(&mut self) {
-        let now = self.now.mono_ms;
-        if self.slurm.in_flight {
+        let now = self.g.cx.now.mono_ms;
+        if self.g.sight.slurm.in_flight {
             return;
         }
         let listed: Vec<Account> = self
+            .g
+            .sight
             .views
             .iter()
             .filter(|(_, view)| view.fresh.is_some())
             .map(|(account, _)| account.clone())
             .collect();
-        let wanted = !listed.is_empty() || !self.slurm.known || self.slurm.again;
+        let wanted = !listed.is_empty() || !self.g.sight.slurm.known || self.g.sight.slurm.again;
         if !wanted {
             return;
         }
-        if self.slurm.next_at > now {
-            self.wake(self.slurm.next_at);
+        if self.g.sight.slurm.next_at > now {
+            self.wake(self.g.sight.slurm.next_at);
             return;
         }
-        self.slurm.in_flight = true;
-        self.slurm.again = false;
+        self.g.sight.slurm.in_flight = true;
+        self.g.sight.slurm.again = false;
         self.slurm_call(Purpose::Load { accounts: listed }, SlurmRequest::LoadNodes);
     }
 
     pub(super) fn take_listing(&mut self, account: &Account, started: u64, result: CloudResult) {
-        let rescan_ms = u64::from(self.site.settings.rescan_s) * 1000;
-        let now = self.now;
-        let Some(view) = self.views.get_mut(account) else { return };
+        let rescan_ms = u64::from(self.g.cx.site.settings.rescan_s) * 1000;
+        let now = self.g.cx.now;
+        let Some(view) = self.g.sight.views.get_mut(account) else { return };
         view.in_flight = false;
         match result {
             Ok(CloudReply::Instances(instances)) => {
@@ -154,7 +173,7 @@ impl Engine {
                 view.instances = instances.iter().filter(|instance| !instance.state.is_ended()).count();
                 view.fresh = Some((started, instances));
                 if self.keeps_fleets(account) {
-                    let cluster = self.site.cluster.clone();
+                    let cluster = self.g.cx.site.cluster.clone();
                     self.cloud(
                         Purpose::ListFleets { account: account.clone(), started: now.mono_ms },
                         CloudRequest::DescribeFleets { cluster },
@@ -170,7 +189,7 @@ impl Engine {
                     Ok(reply) => ("UnexpectedReply".to_owned(), format!("{reply:?}")),
                 };
                 view.failures += 1;
-                let wait = backoff_ms(view.failures + 1, &mut self.rng);
+                let wait = backoff_ms(view.failures + 1, &mut self.g.cx.rng);
                 view.next_at = now.mono_ms + wait.max(if view.ready { 5_000 } else { 0 });
                 view.last_error = Some(format!("{code}: {message}"));
                 let text =
@@ -181,16 +200,16 @@ impl Engine {
     }
 
     pub(super) fn take_nodes(&mut self, accounts: &[Account], result: Result<Vec<SlurmNode>, SlurmError>) {
-        let now = self.now;
-        self.slurm.in_flight = false;
+        let now = self.g.cx.now;
+        self.g.sight.slurm.in_flight = false;
         match result {
             Ok(nodes) => {
-                let recovered = self.slurm.failures > 0;
-                self.slurm.failures = 0;
-                self.slurm.next_at = 0;
-                self.slurm.known = true;
-                self.slurm.last_ok_unix_ms = Some(now.unix_ms);
-                self.slurm.last_error = None;
+                let recovered = self.g.sight.slurm.failures > 0;
+                self.g.sight.slurm.failures = 0;
+                self.g.sight.slurm.next_at = 0;
+                self.g.sight.slurm.known = true;
+                self.g.sight.slurm.last_ok_unix_ms = Some(now.unix_ms);
+                self.g.sight.slurm.last_error = None;
                 if recovered {
                     self.fact(self.new_fact(FactKind::SlurmKnown, "slurmctld answers again"));
                 }
@@ -199,7 +218,7 @@ impl Engine {
                 let mut seen = BTreeMap::new();
                 for account in accounts {
                     let Some((started, instances)) =
-                        self.views.get_mut(account).and_then(|view| view.fresh.take())
+                        self.g.sight.views.get_mut(account).and_then(|view| view.fresh.take())
                     else {
                         continue;
                     };
@@ -207,7 +226,7 @@ impl Engine {
                     seen.insert(account.clone(), started);
                     self.settle_recovered(account);
                     self.settle_deletions(account);
-                    if let Some(view) = self.views.get_mut(account) {
+                    if let Some(view) = self.g.sight.views.get_mut(account) {
                         view.ready = true;
                     }
                 }
@@ -216,11 +235,11 @@ impl Engine {
                 self.forget_ended();
             }
             Err(error) => {
-                self.slurm.failures += 1;
-                let wait = backoff_ms(self.slurm.failures, &mut self.rng);
-                self.slurm.next_at = now.mono_ms + wait;
-                self.slurm.again = true;
-                self.slurm.last_error = Some(error.to_string());
+                self.g.sight.slurm.failures += 1;
+                let wait = backoff_ms(self.g.sight.slurm.failures, &mut self.g.cx.rng);
+                self.g.sight.slurm.next_at = now.mono_ms + wait;
+                self.g.sight.slurm.again = true;
+                self.g.sight.slurm.last_error = Some(error.to_string());
                 self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()));
             }
         }

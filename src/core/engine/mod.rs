@@ -39,16 +39,14 @@ mod view;
 mod watched;
 mod weight;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::event::{CallId, Event, Step};
 use super::fact::{Fact, FactKind};
-use super::jobs::Jobs;
-use super::limits::Budget;
 use super::name_map::NameMap;
 use super::record::{Binding, Persisted, Record};
-use super::site::{Account, Site};
+use super::site::Site;
 use super::slurm_api::{NodeBase, NodeFlags, SlurmReply};
 use super::time::Now;
 
@@ -99,138 +97,90 @@ pub struct Node {
     reset_at: Option<u64>,
 }
 
-/// The whole decision state.
-pub struct Engine {
+/// What every room may read, and the one way to say something.
+struct Cx {
+    now: Now,
     site: Arc<Site>,
     options: EngineOptions,
+    /// The journal's state.
     persisted: Persisted,
-    index: index::Index,
+    /// What follows from the journal's state, found without walking it.
+    ledger: index::Index,
     nodes: NameMap<Node>,
-    queues: BTreeMap<String, batch::Queue>,
-    launches: watched::Watched<u64, launch::Launch>,
-    /// Jobs that have all of their nodes or none.
-    jobs: Jobs,
-    pressure: BTreeMap<String, pools::Pressure>,
-    cooling: BTreeMap<pools::Pool, pools::Cooling>,
-    endings: BTreeMap<Account, end::EndQueue>,
-    ended: BTreeMap<String, u64>,
-    end_attempts: BTreeMap<u64, u32>,
-    tell: tell::Tell,
-    placeholders: placeholder::Placeholders,
-    reports: report::Reports,
-    weights: weight::Weights,
-    tags: tags::TagQueue,
-    views: BTreeMap<Account, list::CloudView>,
-    slurm: list::SlurmView,
-    orphans: BTreeMap<String, u64>,
-    missing: BTreeMap<String, u64>,
-    group_states: BTreeMap<String, group_fleet::GroupState>,
-    /// Lists of instances that have been judged.
-    lists: u64,
-    /// Accounts whose fleets have been listed since the start.
-    fleets_listed: BTreeSet<Account>,
-    /// Accounts that the site no longer names and in which something of ours is left.
-    former_accounts: BTreeSet<Account>,
-    /// Nodes of ours that are no longer configured and not up, and since when.
-    unconfigured: BTreeMap<String, u64>,
-    spot_requests: BTreeMap<String, String>,
-    fulfilling: watched::Watched<String, fleet::Fulfil>,
-    fleet_ends: BTreeMap<Account, fleet::FleetEnds>,
-    fleet_orphans: BTreeMap<String, (Account, u64)>,
-    /// Open DeleteFleets intents of an earlier process, until EC2 and Slurm are known.
-    recovered_deletions: BTreeSet<u64>,
-    fleet_poll_at: u64,
-    fleet_poll_in_flight: bool,
-    history_at: u64,
-    histories_in_flight: u32,
-    /// Pools that a node's fleet launch has tried, and since when, by intent.
-    attempts_of: BTreeMap<u64, (BTreeSet<pools::Pool>, u64)>,
-    sleeping: watched::Watched<String, sleep::Sleep>,
-    /// Nodes whose instance is back, until slurmd must have answered.
-    woken: watched::Agenda<String>,
-    /// Of these, for which the time is over, and since when: EC2's and Slurm's next answers decide.
-    overdue: BTreeMap<String, u64>,
-    /// Pace of the moves to on-demand, by node; their state is in the journal.
-    paces: BTreeMap<String, relocate::Pace>,
-    alive_at: u64,
-    sleep_watch_at: u64,
-    sleep_watch_in_flight: u32,
-    start_jobs_at: Option<u64>,
-    calls: BTreeMap<CallId, outbox::Purpose>,
-    next_call: CallId,
-    outbox: outbox::Outbox,
-    budgets: BTreeMap<Account, Budget>,
-    counts: BTreeMap<Account, outbox::Counts>,
-    slurm_updates: u64,
+    calls: outbox::Calls,
     rng: fastrand::Rng,
+    /// Client tokens made so far.
     counter: u64,
-    now: Now,
     deadline: Option<u64>,
     step: Step,
+}
+
+/// What is known, waiting, or owed until it is done. No store knows who gives it orders.
+struct Ground {
+    cx: Cx,
+    sight: list::Sight,
+    waiting: batch::Waiting,
+    launches: launch::Launches,
+    pools: pools::Pools,
+    sleepers: sleep::Sleepers,
+    lowering: group_fleet::Lowering,
+    terminations: end::Terminations,
+    deletions: fleet::FleetDeletions,
+    addresses: tell::Tell,
+    placeholders: placeholder::Placeholders,
+    failures: report::Reports,
+    weights: weight::Weights,
+    tags: tags::TagQueue,
+}
+
+/// The whole decision state: the ground, and those who decide upon it.
+pub struct Engine {
+    g: Ground,
+    demand: desire::Demand,
+    node_fleets: fleet::NodeFleets,
+    groups: group_fleet::GroupFleets,
+    hibernation: sleep::Hibernation,
 }
 
 impl Engine {
     /// An engine that continues from `persisted`. The first [`Event::Tick`] begins its work.
     #[must_use]
     pub fn new(site: Arc<Site>, persisted: Persisted, options: EngineOptions, now: Now) -> Self {
-        let rng = fastrand::Rng::with_seed(options.seed);
-        let mut engine = Self {
-            index: index::Index::of(&persisted, Arc::clone(&site)),
-            weights: weight::Weights::of(&site),
-            site,
+        let cx = Cx {
+            ledger: index::Index::of(&persisted, Arc::clone(&site)),
+            rng: fastrand::Rng::with_seed(options.seed),
+            site: Arc::clone(&site),
             options,
             persisted,
             nodes: NameMap::default(),
-            queues: BTreeMap::new(),
-            launches: watched::Watched::default(),
-            jobs: Jobs::default(),
-            pressure: BTreeMap::new(),
-            cooling: BTreeMap::new(),
-            endings: BTreeMap::new(),
-            ended: BTreeMap::new(),
-            end_attempts: BTreeMap::new(),
-            tell: tell::Tell::default(),
-            placeholders: placeholder::Placeholders::default(),
-            reports: report::Reports::default(),
-            tags: tags::TagQueue::default(),
-            views: BTreeMap::new(),
-            slurm: list::SlurmView::default(),
-            orphans: BTreeMap::new(),
-            missing: BTreeMap::new(),
-            group_states: BTreeMap::new(),
-            lists: 0,
-            fleets_listed: BTreeSet::new(),
-            former_accounts: BTreeSet::new(),
-            unconfigured: BTreeMap::new(),
-            spot_requests: BTreeMap::new(),
-            fulfilling: watched::Watched::default(),
-            fleet_ends: BTreeMap::new(),
-            fleet_orphans: BTreeMap::new(),
-            recovered_deletions: BTreeSet::new(),
-            fleet_poll_at: 0,
-            fleet_poll_in_flight: false,
-            history_at: 0,
-            histories_in_flight: 0,
-            attempts_of: BTreeMap::new(),
-            sleeping: watched::Watched::default(),
-            woken: watched::Agenda::default(),
-            overdue: BTreeMap::new(),
-            paces: BTreeMap::new(),
-            alive_at: 0,
-            sleep_watch_at: 0,
-            sleep_watch_in_flight: 0,
-            start_jobs_at: None,
-            calls: BTreeMap::new(),
-            next_call: 1,
-            outbox: outbox::Outbox::default(),
-            budgets: BTreeMap::new(),
-            counts: BTreeMap::new(),
-            slurm_updates: 0,
-            rng,
+            calls: outbox::Calls::default(),
             counter: 0,
             now,
             deadline: Some(now.mono_ms),
             step: Step::default(),
+        };
+        let g = Ground {
+            cx,
+            sight: list::Sight::default(),
+            waiting: batch::Waiting::default(),
+            launches: launch::Launches::default(),
+            pools: pools::Pools::default(),
+            sleepers: sleep::Sleepers::default(),
+            lowering: group_fleet::Lowering::default(),
+            terminations: end::Terminations::default(),
+            deletions: fleet::FleetDeletions::default(),
+            addresses: tell::Tell::default(),
+            placeholders: placeholder::Placeholders::default(),
+            failures: report::Reports::default(),
+            weights: weight::Weights::of(&site),
+            tags: tags::TagQueue::default(),
+        };
+        let mut engine = Self {
+            g,
+            demand: desire::Demand::default(),
+            node_fleets: fleet::NodeFleets::default(),
+            groups: group_fleet::GroupFleets::default(),
+            hibernation: sleep::Hibernation::default(),
         };
         engine.recover();
         engine
@@ -239,68 +189,68 @@ impl Engine {
     /// Take one event in and say what is to be done about it.
     pub fn step(&mut self, event: Event, now: Now) -> Step {
         // A clock that steps back must not undo what a later moment decided.
-        self.now = Now { mono_ms: now.mono_ms.max(self.now.mono_ms), unix_ms: now.unix_ms };
+        self.g.cx.now = Now { mono_ms: now.mono_ms.max(self.g.cx.now.mono_ms), unix_ms: now.unix_ms };
         self.take_in(event);
         self.decide();
-        std::mem::take(&mut self.step)
+        std::mem::take(&mut self.g.cx.step)
     }
 
     /// `mono_ms` at which a [`Event::Tick`] is due, if nothing happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        self.deadline
+        self.g.cx.deadline
     }
 
     /// Nothing is under way and nothing is owed but `Name` tags and the next rescan.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.slurm.is_known()
-            && !self.slurm.is_asked_again()
+        self.g.sight.slurm.is_known()
+            && !self.g.sight.slurm.is_asked_again()
             && self.views_ready()
-            && self.calls.is_empty()
-            && self.outbox.is_empty()
-            && self.launches.is_empty()
-            && self.queues.values().all(batch::Queue::is_empty)
-            && self.endings.values().all(end::EndQueue::is_empty)
-            && self.fulfilling.is_empty()
+            && self.g.cx.calls.open.is_empty()
+            && self.g.cx.calls.outbox.is_empty()
+            && self.g.launches.open.is_empty()
+            && self.g.waiting.queues.values().all(batch::Queue::is_empty)
+            && self.g.terminations.queues.values().all(end::EndQueue::is_empty)
+            && self.g.launches.fulfilling.is_empty()
             && self.group_fleets_quiet()
-            && self.fleet_ends.values().all(fleet::FleetEnds::is_empty)
-            && self.tell.is_empty()
-            && self.reports.is_empty()
-            && self.weights.is_empty()
-            && self.tags.node_tags_done()
-            && self.persisted.open.is_empty()
+            && self.g.deletions.queues.values().all(fleet::FleetEnds::is_empty)
+            && self.g.addresses.is_empty()
+            && self.g.failures.is_empty()
+            && self.g.weights.is_empty()
+            && self.g.tags.node_tags_done()
+            && self.g.cx.persisted.open.is_empty()
     }
 
     /// The state that the journal's snapshot holds.
     #[must_use]
     pub fn persisted(&self) -> &Persisted {
-        &self.persisted
+        &self.g.cx.persisted
     }
 
     #[must_use]
     pub fn site(&self) -> &Arc<Site> {
-        &self.site
+        &self.g.cx.site
     }
 
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name)
+        self.g.cx.nodes.get(name)
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = (&String, &Node)> {
-        self.nodes.iter()
+        self.g.cx.nodes.iter()
     }
 
     #[must_use]
     pub fn binding(&self, node: &str) -> Option<&Binding> {
-        self.persisted.bindings.get(node)
+        self.g.cx.persisted.bindings.get(node)
     }
 
     /// Whether the indexes say what a recount of the state says. For tests: it walks everything.
     #[must_use]
     pub fn indexes_agree(&self) -> bool {
-        self.index == index::Index::of(&self.persisted, Arc::clone(&self.site))
+        self.g.cx.ledger == index::Index::of(&self.g.cx.persisted, Arc::clone(&self.g.cx.site))
     }
 
     fn take_in(&mut self, event: Event) {
@@ -333,7 +283,7 @@ impl Engine {
                 };
                 self.fact(self.new_fact(FactKind::Paused, text));
                 if !paused {
-                    for pressure in self.pressure.values_mut() {
+                    for pressure in self.g.pools.pressure.values_mut() {
                         pressure.open();
                     }
                     self.rescan_now();
@@ -347,7 +297,7 @@ impl Engine {
     }
 
     fn decide(&mut self) {
-        self.deadline = None;
+        self.g.cx.deadline = None;
         self.list_when_due();
         self.close_launch_batches();
         self.advance_launches();
@@ -370,7 +320,7 @@ impl Engine {
 
     fn take_cloud(&mut self, call: CallId, result: super::ec2_api::CloudResult) {
         use outbox::Purpose;
-        let Some(purpose) = self.calls.remove(&call) else { return };
+        let Some(purpose) = self.g.cx.calls.open.remove(&call) else { return };
         self.note_budget(&purpose, &result);
         match purpose {
             Purpose::Create { intent, .. } => self.take_fleet(intent, result),
@@ -404,7 +354,7 @@ impl Engine {
 
     fn take_slurm(&mut self, call: CallId, result: super::slurm_api::SlurmResult) {
         use outbox::Purpose;
-        let Some(purpose) = self.calls.remove(&call) else { return };
+        let Some(purpose) = self.g.cx.calls.open.remove(&call) else { return };
         match purpose {
             Purpose::Load { accounts } => self.take_nodes(
                 &accounts,
@@ -440,21 +390,21 @@ impl Engine {
     }
 
     fn take_site(&mut self, site: Arc<Site>) {
-        self.site = site;
-        let site = Arc::clone(&self.site);
+        self.g.cx.site = site;
+        let site = Arc::clone(&self.g.cx.site);
         self.note_former_accounts();
         let listed = self.listed_accounts();
-        self.views.retain(|account, _| listed.contains(account));
+        self.g.sight.views.retain(|account, _| listed.contains(account));
         self.group_fleets_of_new_site();
         // A node that the new configuration does not know is left alone; one it knows again is re-read.
-        self.nodes.retain(|name, _| site.locate(name).is_some());
-        self.queues.retain(|stem, _| site.group(stem).is_some());
-        self.index = index::Index::of(&self.persisted, Arc::clone(&site));
+        self.g.cx.nodes.retain(|name, _| site.locate(name).is_some());
+        self.g.waiting.queues.retain(|stem, _| site.group(stem).is_some());
+        self.g.cx.ledger = index::Index::of(&self.g.cx.persisted, Arc::clone(&site));
         self.weigh_by_new_site();
         // Times and rules may be others now.
-        self.fulfilling.touch_all();
-        self.sleeping.touch_all();
-        for state in self.group_states.values_mut() {
+        self.g.launches.fulfilling.touch_all();
+        self.g.sleepers.sleeping.touch_all();
+        for state in self.groups.states.values_mut() {
             state.touch_all();
         }
         self.fact(
@@ -467,7 +417,8 @@ impl Engine {
     }
 
     fn take_lock(&mut self, nodes: Vec<String>, locked: bool) {
-        let nodes: Vec<String> = nodes.into_iter().filter(|node| self.site.locate(node).is_some()).collect();
+        let nodes: Vec<String> =
+            nodes.into_iter().filter(|node| self.g.cx.site.locate(node).is_some()).collect();
         let text = if locked { "hands off until unlocked" } else { "managed again" };
         self.fact(self.new_fact(FactKind::NodeLocked, text).nodes(&nodes));
         for node in &nodes {
@@ -478,22 +429,22 @@ impl Engine {
     }
 
     fn is_locked(&self, node: &str) -> bool {
-        self.persisted.locked.contains(node)
+        self.g.cx.persisted.locked.contains(node)
     }
 
     /// A node that still needs an instance for the power-up it is in.
     fn wants_instance(&self, node: &str) -> bool {
-        self.nodes.get(node).is_some_and(|n| n.desire == Desire::Waking && !n.reported)
-            && !self.persisted.bindings.contains_key(node)
+        self.g.cx.nodes.get(node).is_some_and(|n| n.desire == Desire::Waking && !n.reported)
+            && !self.g.cx.persisted.bindings.contains_key(node)
             && !self.is_locked(node)
     }
 
     /// Whether this node wants an instance may have changed: what waits for one on its behalf looks again.
     fn wish_changed(&mut self, node: &str) {
-        self.weights.touch(node);
-        self.fulfilling.touch(node);
-        if let Some((stem, ..)) = self.site.place_of(node)
-            && let Some(state) = self.group_states.get_mut(stem)
+        self.g.weights.touch(node);
+        self.g.launches.fulfilling.touch(node);
+        if let Some((stem, ..)) = self.g.cx.site.place_of(node)
+            && let Some(state) = self.groups.states.get_mut(stem)
         {
             state.touch(node);
         }
@@ -502,54 +453,54 @@ impl Engine {
     fn record(&mut self, record: Record) {
         match &record {
             Record::Bound { bindings } => {
-                bindings.iter().for_each(|binding| self.weights.touch(&binding.node));
+                bindings.iter().for_each(|binding| self.g.weights.touch(&binding.node));
             }
-            Record::Unbound { nodes, .. } => nodes.iter().for_each(|node| self.weights.touch(node)),
+            Record::Unbound { nodes, .. } => nodes.iter().for_each(|node| self.g.weights.touch(node)),
             _ => {}
         }
-        self.persisted.apply_telling(&record, &mut self.index);
-        self.step.records.push(record);
+        self.g.cx.persisted.apply_telling(&record, &mut self.g.cx.ledger);
+        self.g.cx.step.records.push(record);
     }
 
     fn new_fact(&self, kind: FactKind, text: impl Into<String>) -> Fact {
-        Fact::new(self.now.unix_ms, kind, text)
+        Fact::new(self.g.cx.now.unix_ms, kind, text)
     }
 
     fn fact(&mut self, fact: Fact) {
-        self.step.facts.push(fact);
+        self.g.cx.step.facts.push(fact);
     }
 
     /// Ask to be woken at `mono_ms` = `at`.
     fn wake(&mut self, at: u64) {
-        self.deadline = Some(self.deadline.map_or(at, |earlier| earlier.min(at)));
+        self.g.cx.deadline = Some(self.g.cx.deadline.map_or(at, |earlier| earlier.min(at)));
     }
 
     /// Instances that are bound, by id.
     #[must_use]
     pub fn bound_instances(&self) -> BTreeSet<&str> {
-        self.index.owners.keys().map(String::as_str).collect()
+        self.g.cx.ledger.owners.keys().map(String::as_str).collect()
     }
 
     /// Continue what an earlier process began: index the bindings and queue the open intents.
     fn recover(&mut self) {
-        for node in self.persisted.bindings.keys() {
-            let entry = self.nodes.entry(node.clone()).or_default();
-            entry.since = self.now.mono_ms;
-            entry.bound_at = self.now.mono_ms;
+        for node in self.g.cx.persisted.bindings.keys() {
+            let entry = self.g.cx.nodes.entry(node.clone()).or_default();
+            entry.since = self.g.cx.now.mono_ms;
+            entry.bound_at = self.g.cx.now.mono_ms;
         }
         self.note_former_accounts();
         self.recover_tags();
         self.recover_relocations();
         self.recover_fleets();
         self.recover_group_fleets();
-        let open: Vec<u64> = self.persisted.open.keys().copied().collect();
+        let open: Vec<u64> = self.g.cx.persisted.open.keys().copied().collect();
         for id in &open {
             self.recover_intent(*id);
         }
-        if !open.is_empty() || !self.persisted.bindings.is_empty() {
+        if !open.is_empty() || !self.g.cx.persisted.bindings.is_empty() {
             let text = format!(
                 "{} bound nodes and {} unfinished calls in the journal",
-                self.persisted.bindings.len(),
+                self.g.cx.persisted.bindings.len(),
                 open.len()
             );
             self.fact(self.new_fact(FactKind::Recovered, text));

@@ -77,9 +77,9 @@ fn name(request: &CloudRequest) -> String {
 impl Engine {
     /// What leaves `ms` later.
     fn leaving_after(&mut self, ms: u64) -> Vec<String> {
-        self.now = self.now.plus(ms);
+        self.g.cx.now = self.g.cx.now.plus(ms);
         self.send_outbox();
-        let effects = std::mem::take(&mut self.step.effects);
+        let effects = std::mem::take(&mut self.g.cx.step.effects);
         effects
             .iter()
             .filter_map(|effect| match effect {
@@ -90,8 +90,8 @@ impl Engine {
     }
 
     fn drain(&mut self, bucket: ActionGroup) {
-        let budget = self.budgets.entry(group("g").account).or_default();
-        while budget.take(bucket, false, self.now).is_ok() {}
+        let budget = self.g.cx.calls.budgets.entry(group("g").account).or_default();
+        while budget.take(bucket, false, self.g.cx.now).is_ok() {}
     }
 }
 
@@ -162,7 +162,7 @@ fn what_an_earlier_process_began_leaves_before_new_launches() {
     let persisted = Persisted { open: BTreeMap::from([(7, intent)]), next_id: 8, ..Persisted::default() };
     let mut engine = engine(persisted);
     engine.drain(ActionGroup::Mutate);
-    let now = engine.now;
+    let now = engine.g.cx.now;
     let mut effects = engine.step(Event::Tick, now).effects;
     // The new power-up is seen first.
     let nodes = vec!["p-g-0".to_owned(), "p-g-5".to_owned()];
@@ -184,7 +184,7 @@ fn what_an_earlier_process_began_leaves_before_new_launches() {
         effects.extend(engine.step(event, now).effects);
     }
     for _ in 0..100 {
-        let now = engine.now.plus(10);
+        let now = engine.g.cx.now.plus(10);
         for effect in engine.step(Event::Tick, now).effects {
             if let Effect::Cloud { request: request @ CloudRequest::CreateFleet(_), .. } = effect {
                 order.push(name(&request));

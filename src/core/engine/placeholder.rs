@@ -50,20 +50,20 @@ impl Placeholders {
 impl Engine {
     /// Returns whether nodes may be powered down now, as far as their addresses go.
     pub(super) fn place_waiting(&mut self) -> bool {
-        let now = self.now.mono_ms;
-        if self.placeholders.in_flight() || self.tell.is_owed() {
+        let now = self.g.cx.now.mono_ms;
+        if self.g.placeholders.in_flight() || self.g.addresses.is_owed() {
             return false;
         }
-        if let Some(at) = self.placeholders.turn.waits_until(now) {
+        if let Some(at) = self.g.placeholders.turn.waits_until(now) {
             self.wake(at);
             return false;
         }
-        let failed: Vec<String> = self.reports.nodes().cloned().collect();
-        let mut nodes = self.placeholders.take_due(now, !failed.is_empty());
-        if let Some((at, _)) = self.placeholders.waiting.front() {
+        let failed: Vec<String> = self.g.failures.nodes().cloned().collect();
+        let mut nodes = self.g.placeholders.take_due(now, !failed.is_empty());
+        if let Some((at, _)) = self.g.placeholders.waiting.front() {
             self.wake(*at);
         }
-        nodes.retain(|node| self.nodes.get(node).is_some_and(|node| node.desire == Desire::Waking));
+        nodes.retain(|node| self.g.cx.nodes.get(node).is_some_and(|node| node.desire == Desire::Waking));
         nodes.extend(failed);
         nodes.retain(|node| self.goes_by_its_name(node));
         if nodes.is_empty() {
@@ -72,14 +72,14 @@ impl Engine {
         let nodes: Vec<String> = nodes.into_iter().collect();
         let addrs = Some(vec![NOWHERE.to_owned(); nodes.len()]);
         let update = NodeUpdate { names: nodes.clone(), addrs, ..NodeUpdate::default() };
-        self.placeholders.turn.begin();
+        self.g.placeholders.turn.begin();
         self.slurm_call(Purpose::Place { nodes }, SlurmRequest::UpdateNodes(update));
         false
     }
 
     /// A bound one has been told its own address. One that slurmctld has not shown yet may have an instance's.
     fn goes_by_its_name(&self, name: &str) -> bool {
-        let node = self.nodes.get(name).filter(|_| !self.persisted.bindings.contains_key(name));
+        let node = self.g.cx.nodes.get(name).filter(|_| !self.g.cx.persisted.bindings.contains_key(name));
         node.is_some_and(|node| node.slurm_addr.as_deref() == Some(name))
     }
 
@@ -98,18 +98,18 @@ impl Engine {
                 // slurmctld does not take it, and must learn of a failure all the same.
             }
         }
-        self.placeholders.turn.succeeded();
+        self.g.placeholders.turn.succeeded();
         for name in &nodes {
-            if let Some(node) = self.nodes.get_mut(name) {
+            if let Some(node) = self.g.cx.nodes.get_mut(name) {
                 node.slurm_addr = Some(NOWHERE.to_owned());
             }
         }
     }
 
     fn place_later(&mut self, nodes: Vec<String>) {
-        let next = self.placeholders.turn.failed(self.now.mono_ms, 2, &mut self.rng);
+        let next = self.g.placeholders.turn.failed(self.g.cx.now.mono_ms, 2, &mut self.g.cx.rng);
         for node in nodes.into_iter().rev() {
-            self.placeholders.waiting.push_front((next, node));
+            self.g.placeholders.waiting.push_front((next, node));
         }
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Capacity pools, and what became of asking for them lately.
 
+use std::collections::BTreeMap;
+
 use super::Engine;
 use crate::core::ec2_api::{ErrorClass, PoolError};
 use crate::core::fact::FactKind;
@@ -92,11 +94,19 @@ impl Pool {
     }
 }
 
+/// How asking for instances went lately.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    /// By the stem of the group.
+    pub(super) pressure: BTreeMap<String, Pressure>,
+    pub(super) cooling: BTreeMap<Pool, Cooling>,
+}
+
 impl Engine {
     /// The pools that are not to be asked first for `least` instances at once.
     pub(super) fn cooling_pools(&self, least: usize) -> Vec<&Pool> {
-        let cools = |cooling: &Cooling| cooling.until > self.now.mono_ms && least >= cooling.refused;
-        self.cooling.iter().filter(|(_, cooling)| cools(cooling)).map(|(pool, _)| pool).collect()
+        let cools = |cooling: &Cooling| cooling.until > self.g.cx.now.mono_ms && least >= cooling.refused;
+        self.g.pools.cooling.iter().filter(|(_, cooling)| cools(cooling)).map(|(pool, _)| pool).collect()
     }
 
     /// The pool had fewer than `refused` instances.
@@ -107,7 +117,7 @@ impl Engine {
         let Some(instance_type) = error.instance_type.clone() else { return };
         let place = error.subnet_id.clone().or_else(|| error.zone.clone()).unwrap_or_default();
         let pool = Pool { account: account.clone(), instance_type, place, lifecycle: error.lifecycle };
-        let seconds = self.site.settings.pool_cooldown_s;
+        let seconds = self.g.cx.site.settings.pool_cooldown_s;
         let text = format!(
             "{} {} {} is not asked first for {seconds} s",
             pool.instance_type,
@@ -115,24 +125,24 @@ impl Engine {
             pool.lifecycle.as_str()
         );
         self.fact(self.new_fact(FactKind::PoolCooling, text).code(error.code.clone()));
-        self.cooling.retain(|_, cooling| cooling.until > self.now.mono_ms);
-        let until = self.now.mono_ms + u64::from(seconds) * 1000;
-        let cooling = self.cooling.entry(pool).or_insert(Cooling { until, refused });
+        self.g.pools.cooling.retain(|_, cooling| cooling.until > self.g.cx.now.mono_ms);
+        let until = self.g.cx.now.mono_ms + u64::from(seconds) * 1000;
+        let cooling = self.g.pools.cooling.entry(pool).or_insert(Cooling { until, refused });
         *cooling = Cooling { until, refused: cooling.refused.min(refused) };
     }
 
     /// A launch of at least `refused` instances gave nothing: wait longer before the group is asked for as many again, and
     /// close it if the site wants that.
     pub(super) fn note_failure(&mut self, group: &str, last: LaunchError, refused: usize) {
-        let limit = self.site.settings.protect_after;
-        let longest = u64::from(self.site.settings.pool_cooldown_s) * 1000;
-        let pressure = self.pressure.entry(group.to_owned()).or_default();
-        let waits = pressure.retry_at > self.now.mono_ms;
+        let limit = self.g.cx.site.settings.protect_after;
+        let longest = u64::from(self.g.cx.site.settings.pool_cooldown_s) * 1000;
+        let pressure = self.g.pools.pressure.entry(group.to_owned()).or_default();
+        let waits = pressure.retry_at > self.g.cx.now.mono_ms;
         pressure.refused = if waits { pressure.refused.min(refused) } else { refused };
         pressure.failures += 1;
         pressure.last_error = Some(last);
         let wait = 1_000u64.saturating_mul(1 << pressure.failures.min(10)).min(longest);
-        pressure.retry_at = self.now.mono_ms + wait;
+        pressure.retry_at = self.g.cx.now.mono_ms + wait;
         if limit > 0 && pressure.failures >= limit && !pressure.protected {
             pressure.protected = true;
             let text = format!("closed after {} launches in a row without an instance", pressure.failures);

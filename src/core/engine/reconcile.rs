@@ -25,30 +25,31 @@ const MAX_TAG_NODES: usize = 10_000;
 impl Engine {
     /// One look-up for an instance that is where it should be: nearly all are.
     pub(super) fn judge(&mut self, account: &Account, started: u64, instances: &[Instance]) {
-        self.lists += 1;
-        let may_sleep = self.site.groups().iter().any(|group| group.hibernates());
+        self.g.sight.lists += 1;
+        let may_sleep = self.g.cx.site.groups().iter().any(|group| group.hibernates());
         let mut moved = Vec::new();
         let mut strangers = Strangers::default();
         // EC2 lists instances in much the same order each time.
         let (mut near, mut near_binding) = (0, 0);
         for instance in instances.iter().filter(|instance| !instance.state.is_ended()) {
-            let Some(place) = find_near(&self.index.owners, &instance.id, near) else {
+            let Some(place) = find_near(&self.g.cx.ledger.owners, &instance.id, near) else {
                 strangers.by_id.insert(&instance.id, instance);
                 continue;
             };
             near = place + 1;
-            let owner = &mut self.index.owners[place];
-            owner.listed = self.lists;
+            let owner = &mut self.g.cx.ledger.owners[place];
+            owner.listed = self.g.sight.lists;
             // The list may have waited for slurmctld while a look showed the instance asleep.
-            let overtaken = self.sleeping.get(&owner.node).is_some_and(|sleep| sleep.since > started);
+            let overtaken =
+                self.g.sleepers.sleeping.get(&owner.node).is_some_and(|sleep| sleep.since > started);
             if !overtaken {
                 owner.state = Some(instance.state);
             }
             if let Some(addr) = &instance.private_ip
-                && let Some(place) = find_near(&self.persisted.bindings, &owner.node, near_binding)
+                && let Some(place) = find_near(&self.g.cx.persisted.bindings, &owner.node, near_binding)
             {
                 near_binding = place + 1;
-                let binding = &self.persisted.bindings[place];
+                let binding = &self.g.cx.persisted.bindings[place];
                 if binding.addr != *addr {
                     moved.push((binding.clone(), addr.clone()));
                 }
@@ -88,7 +89,7 @@ impl Engine {
             self.new_fact(FactKind::AddressChanged, "instances have a new private address").nodes(&names),
         );
         for name in names {
-            self.tell.want(name);
+            self.g.addresses.want(name);
         }
         self.record(Record::Bound { bindings: changed });
     }
@@ -102,10 +103,10 @@ impl Engine {
         // Of two that were told the same name the older one is what an earlier power-up left behind.
         ownerless.sort_by_key(|instance| std::cmp::Reverse(instance.launch_unix_ms));
         let mut by_addr: BTreeMap<&str, &String> = BTreeMap::new();
-        for (name, node) in &self.nodes {
+        for (name, node) in &self.g.cx.nodes {
             if let Some(addr) = &node.slurm_addr
                 && matches!(node.desire, Desire::Keep | Desire::Waking)
-                && !self.persisted.bindings.contains_key(name)
+                && !self.g.cx.persisted.bindings.contains_key(name)
             {
                 by_addr.entry(addr).and_modify(|other| *other = (*other).max(name)).or_insert(name);
             }
@@ -133,7 +134,7 @@ impl Engine {
         for instance in &ownerless {
             if instance.private_ip.is_none()
                 || !matches!(instance.state, InstanceState::Pending | InstanceState::Running)
-                || self.persisted.leaving.contains_key(&instance.id)
+                || self.g.cx.persisted.leaving.contains_key(&instance.id)
                 || placed.contains(instance.id.as_str())
                 || strangers.tagged_node(instance).is_some()
                 || self.in_group_fleet(instance)
@@ -144,8 +145,9 @@ impl Engine {
             let waiting = waiting.entry(stem).or_insert_with_key(|stem| {
                 self.queued_nodes(stem, usize::MAX).into_iter().filter(|node| !taken.contains(node)).collect()
             });
-            let fit =
-                waiting.iter().position(|node| !self.is_from_before(node, self.orphans.get(&instance.id)));
+            let fit = waiting
+                .iter()
+                .position(|node| !self.is_from_before(node, self.g.sight.orphans.get(&instance.id)));
             if let Some(node) = fit.and_then(|at| waiting.remove(at)) {
                 pairs.push((node, (*instance).clone()));
             }
@@ -163,27 +165,31 @@ impl Engine {
 
     fn may_adopt(&self, node: &str, instance: &Instance) -> bool {
         let stem = stem_of(instance).or_else(|| self.stem_by_fleet(instance));
-        let in_group =
-            self.site.locate(node).is_some_and(|(group, _)| stem.is_none_or(|stem| stem == group.stem()));
+        let in_group = self
+            .g
+            .cx
+            .site
+            .locate(node)
+            .is_some_and(|(group, _)| stem.is_none_or(|stem| stem == group.stem()));
         let fleet = instance.tags.get(super::fleet::FLEET_ID);
         if fleet.is_some_and(|fleet| self.is_fleet_ending(fleet)) {
             // The order to end it may reach EC2 at any time.
             return false;
         }
         // What was about to be ended is from before this power-up, and Slurm ignores a slurmd that booted before.
-        let earlier = self.persisted.leaving.contains_key(&instance.id)
-            || self.is_from_before(node, self.orphans.get(&instance.id));
-        let wanted = self.nodes.get(node).is_some_and(|n| {
+        let earlier = self.g.cx.persisted.leaving.contains_key(&instance.id)
+            || self.is_from_before(node, self.g.sight.orphans.get(&instance.id));
+        let wanted = self.g.cx.nodes.get(node).is_some_and(|n| {
             n.desire == Desire::Keep
                 || (n.desire == Desire::Waking && !n.reported && n.launch.is_none() && !earlier)
         });
-        in_group && wanted && !self.persisted.bindings.contains_key(node)
+        in_group && wanted && !self.g.cx.persisted.bindings.contains_key(node)
     }
 
     /// What was `seen` ownerless before the node's power-up began has booted before it, and slurmctld does not let it
     /// register (boot_req_time in waiting_for_node_boot, src/slurmctld/node_mgr.c, 24.11).
     pub(super) fn is_from_before(&self, node: &str, seen: Option<&u64>) -> bool {
-        let known = self.nodes.get(node).filter(|n| n.desire == Desire::Waking);
+        let known = self.g.cx.nodes.get(node).filter(|n| n.desire == Desire::Waking);
         known.zip(seen).is_some_and(|(node, seen)| *seen < node.since)
     }
 
@@ -197,8 +203,9 @@ impl Engine {
         if strangers.by_id.is_empty() {
             return Vec::new();
         }
-        let tokens: BTreeSet<&str> = self.launches.values().map(|launch| launch.token.as_str()).collect();
-        let ids: BTreeSet<&str> = self.launches.values().flat_map(Launch::expected).collect();
+        let tokens: BTreeSet<&str> =
+            self.g.launches.open.values().map(|launch| launch.token.as_str()).collect();
+        let ids: BTreeSet<&str> = self.g.launches.open.values().flat_map(Launch::expected).collect();
         let is_ownerless = |instance: &Instance| {
             let expected = ids.contains(instance.id.as_str())
                 || instance.tags.get(tag::LAUNCH).is_some_and(|token| tokens.contains(token));
@@ -206,9 +213,9 @@ impl Engine {
             let in_fleet = instance
                 .tags
                 .get(super::fleet::FLEET_ID)
-                .and_then(|id| self.index.fleet_node(id))
+                .and_then(|id| self.g.cx.ledger.fleet_node(id))
                 .is_some_and(|node| !self.is_bare(node));
-            !self.index.is_bound(&instance.id)
+            !self.g.cx.ledger.is_bound(&instance.id)
                 && !expected
                 && !in_fleet
                 && !self.is_lowering(&instance.id)
@@ -220,21 +227,21 @@ impl Engine {
 
     /// Up in Slurm, with no instance in the journal.
     fn is_bare(&self, node: &str) -> bool {
-        self.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep)
-            && !self.persisted.bindings.contains_key(node)
+        self.g.cx.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep)
+            && !self.g.cx.persisted.bindings.contains_key(node)
     }
 
     fn judge_orphans(&mut self, account: &Account, strangers: &mut Strangers<'_>) {
-        let now = self.now.mono_ms;
-        let grace = u64::from(self.site.settings.orphan_grace_s) * 1000;
+        let now = self.g.cx.now.mono_ms;
+        let grace = u64::from(self.g.cx.site.settings.orphan_grace_s) * 1000;
         let ownerless = self.ownerless(strangers);
         let still: BTreeSet<&str> = ownerless.iter().map(|instance| instance.id.as_str()).collect();
-        self.orphans.retain(|id, at| {
+        self.g.sight.orphans.retain(|id, at| {
             // Of this account or not: what no list shows for long is pruned by its age.
             let shown = strangers.by_id.contains_key(id.as_str());
-            still.contains(id.as_str()) || (!shown && self.now.since(*at) <= 10 * grace)
+            still.contains(id.as_str()) || (!shown && self.g.cx.now.since(*at) <= 10 * grace)
         });
-        let busy = if ownerless.is_empty() { BTreeSet::new() } else { busy_addresses(&self.nodes) };
+        let busy = if ownerless.is_empty() { BTreeSet::new() } else { busy_addresses(&self.g.cx.nodes) };
         let (mut seen, mut end) = (Vec::new(), Vec::new());
         for instance in ownerless {
             let id = &instance.id;
@@ -246,33 +253,33 @@ impl Engine {
             if node.as_ref().is_some_and(|node| self.is_locked(node)) {
                 continue;
             }
-            let node = node.and_then(|node| self.nodes.get(&node));
+            let node = node.and_then(|node| self.g.cx.nodes.get(&node));
             let powered_down = node.is_some_and(|node| node.desire == Desire::Down);
             // Of two that were told one name, either may be where the node's job began: a lost address and a list that
             // lacked one of them may have given the node to the other.
             let may_run_job = node.is_some_and(|node| node.desire == Desire::Keep && node.has_job);
-            match self.orphans.get(id) {
+            match self.g.sight.orphans.get(id) {
                 // We asked EC2 to end it a while ago, and it still runs.
-                _ if self.ended.contains_key(id) => end.push(id.clone()),
+                _ if self.g.terminations.ended.contains_key(id) => end.push(id.clone()),
                 // Its node is powered down: it could only come back under a name that another instance will have.
                 _ if powered_down => end.push(id.clone()),
                 None => {
-                    self.orphans.insert(id.clone(), now);
+                    self.g.sight.orphans.insert(id.clone(), now);
                     seen.push(id.clone());
                 }
-                Some(first) if self.now.since(*first) >= grace && !may_run_job => end.push(id.clone()),
+                Some(first) if self.g.cx.now.since(*first) >= grace && !may_run_job => end.push(id.clone()),
                 Some(_) => {}
             }
         }
         if !seen.is_empty() {
-            let seconds = self.site.settings.orphan_grace_s;
+            let seconds = self.g.cx.site.settings.orphan_grace_s;
             let text = format!(
                 "{} instances have no node; they are terminated in {seconds} s unless one is found",
                 seen.len()
             );
             self.fact(self.new_fact(FactKind::OrphanSeen, text).instances(seen));
             // The next look is due when the grace time is over.
-            if let Some(view) = self.views.get_mut(account) {
+            if let Some(view) = self.g.sight.views.get_mut(account) {
                 view.hasten(now + grace);
             }
         }
@@ -288,18 +295,20 @@ impl Engine {
     /// Bound instances that the list does not show are asked for by id before anything is concluded.
     fn confirm_missing(&mut self, account: &Account, started: u64) {
         let mut ids = Vec::new();
-        for (id, owner) in &self.index.owners {
-            if owner.listed == self.lists || self.relocates_from(id) {
+        for (id, owner) in &self.g.cx.ledger.owners {
+            if owner.listed == self.g.sight.lists || self.relocates_from(id) {
                 continue;
             }
-            let Some(binding) = self.persisted.bindings.get(&owner.node) else { continue };
+            let Some(binding) = self.g.cx.persisted.bindings.get(&owner.node) else { continue };
             if binding.account == *account
-                && self.nodes.get(&owner.node).is_some_and(|n| n.bound_at < started)
+                && self.g.cx.nodes.get(&owner.node).is_some_and(|n| n.bound_at < started)
             {
                 ids.push(id.clone());
             }
         }
-        self.missing.retain(|id, _| self.index.owners.get(id).is_none_or(|owner| owner.listed != self.lists));
+        self.g.sight.missing.retain(|id, _| {
+            self.g.cx.ledger.owners.get(id).is_none_or(|owner| owner.listed != self.g.sight.lists)
+        });
         if !ids.is_empty() {
             let request = CloudRequest::DescribeInstances { ids: ids.clone() };
             self.cloud(Purpose::Confirm { account: account.clone(), ids }, request);
@@ -308,13 +317,13 @@ impl Engine {
 
     pub(super) fn take_confirmation(&mut self, account: &Account, ids: &[String], result: CloudResult) {
         let Ok(CloudReply::Instances(instances)) = result else { return };
-        let now = self.now;
-        let grace = u64::from(self.site.settings.consistency_grace_s) * 1000;
+        let now = self.g.cx.now;
+        let grace = u64::from(self.g.cx.site.settings.consistency_grace_s) * 1000;
         let mut unsure = false;
         let found: BTreeMap<&str, &Instance> =
             instances.iter().map(|instance| (instance.id.as_str(), instance)).collect();
         for id in ids {
-            let Some(node) = self.index.owner(id).map(str::to_owned) else { continue };
+            let Some(node) = self.g.cx.ledger.owner(id).map(str::to_owned) else { continue };
             if self.relocates_from(id) {
                 continue;
             }
@@ -324,10 +333,10 @@ impl Engine {
                     self.lose_instance(&node, id, &why);
                 }
                 Some(_) => {
-                    self.missing.remove(id);
+                    self.g.sight.missing.remove(id);
                 }
                 None => {
-                    let since = *self.missing.entry(id.clone()).or_insert(now.mono_ms);
+                    let since = *self.g.sight.missing.entry(id.clone()).or_insert(now.mono_ms);
                     if now.since(since) >= grace {
                         self.lose_instance(&node, id, "InvalidInstanceID.NotFound");
                     } else {
@@ -336,20 +345,20 @@ impl Engine {
                 }
             }
         }
-        if unsure && let Some(view) = self.views.get_mut(account) {
+        if unsure && let Some(view) = self.g.sight.views.get_mut(account) {
             view.hasten(now.mono_ms + grace / 2);
         }
     }
 
     /// EC2 has ended the instance behind a node: Slurm must know now, not after SlurmdTimeout.
     pub(super) fn lose_instance(&mut self, node: &str, id: &str, why: &str) {
-        self.missing.remove(id);
+        self.g.sight.missing.remove(id);
         self.forget_sleep(node);
-        self.tell.forget(node);
-        self.tags.forget(node);
+        self.g.addresses.forget(node);
+        self.g.tags.forget(node);
         // slurmctld talks to another address: a job there does not run on the instance that ended.
-        let elsewhere = self.persisted.bindings.get(node).is_some_and(|binding| {
-            self.nodes.get(node).is_some_and(|n| {
+        let elsewhere = self.g.cx.persisted.bindings.get(node).is_some_and(|binding| {
+            self.g.cx.nodes.get(node).is_some_and(|n| {
                 n.has_job && binding.told && n.slurm_addr.as_deref().is_some_and(|addr| addr != binding.addr)
             })
         });
@@ -369,10 +378,10 @@ impl Engine {
             return;
         }
         let message = format!("instance {id} ended in EC2");
-        match self.nodes.get_mut(node).map(|n| (n.desire, &mut n.reported)) {
+        match self.g.cx.nodes.get_mut(node).map(|n| (n.desire, &mut n.reported)) {
             Some((Desire::Waking, _)) => self.fail_nodes(&[node.to_owned()], why, &message),
             Some((Desire::Keep, _)) => {
-                self.reports.add(Cause::NoInstance, &reason(why, &message), [node.to_owned()])
+                self.g.failures.add(Cause::NoInstance, &reason(why, &message), [node.to_owned()])
             }
             _ => {}
         }
@@ -380,11 +389,13 @@ impl Engine {
 
     /// Nodes that are up in Slurm with no instance behind them and no job on them.
     fn judge_bare_nodes(&mut self, account: &Account, started: u64) {
-        let now = self.now;
-        let grace = u64::from(self.site.settings.orphan_grace_s) * 1000;
+        let now = self.g.cx.now;
+        let grace = u64::from(self.g.cx.site.settings.orphan_grace_s) * 1000;
         let mut lost = Vec::new();
         let mut waiting = false;
         let names: Vec<String> = self
+            .g
+            .cx
             .nodes
             .iter()
             .filter(|(name, node)| {
@@ -394,16 +405,16 @@ impl Engine {
                     && !node.has_job
                     && !node.flags.has(NodeFlags::POWER_DOWN)
                     && !node.flags.has(NodeFlags::POWER_UP)
-                    && !self.persisted.bindings.contains_key(*name)
-                    && !self.persisted.locked.contains(*name)
+                    && !self.g.cx.persisted.bindings.contains_key(*name)
+                    && !self.g.cx.persisted.locked.contains(*name)
             })
             .map(|(name, _)| name.clone())
             .collect();
         for name in names {
-            if self.site.locate(&name).is_none_or(|(group, _)| group.account != *account) {
+            if self.g.cx.site.locate(&name).is_none_or(|(group, _)| group.account != *account) {
                 continue;
             }
-            let Some(node) = self.nodes.get_mut(&name) else { continue };
+            let Some(node) = self.g.cx.nodes.get_mut(&name) else { continue };
             let since = *node.bare_since.get_or_insert(now.mono_ms);
             if now.since(since) >= grace {
                 // Asked for anew if Slurm does not follow.
@@ -413,7 +424,7 @@ impl Engine {
                 waiting = true;
             }
         }
-        if waiting && let Some(view) = self.views.get_mut(account) {
+        if waiting && let Some(view) = self.g.sight.views.get_mut(account) {
             view.hasten(now.mono_ms + grace);
         }
         if lost.is_empty() {
@@ -421,13 +432,17 @@ impl Engine {
         }
         let text = format!("{} nodes are up in Slurm without an instance in EC2", lost.len());
         self.fact(self.new_fact(FactKind::NodeWithoutInstance, text).nodes(&lost));
-        self.reports.add(Cause::Bare, &reason("NoInstance", "no EC2 instance stands behind this node"), lost);
+        self.g.failures.add(
+            Cause::Bare,
+            &reason("NoInstance", "no EC2 instance stands behind this node"),
+            lost,
+        );
     }
 
     /// An administrator wants other instances for these nodes: Slurm powers them down, and up again when it needs them.
     pub(super) fn take_replace(&mut self, nodes: &[String]) {
         let bound: Vec<String> =
-            nodes.iter().filter(|node| self.persisted.bindings.contains_key(*node)).cloned().collect();
+            nodes.iter().filter(|node| self.g.cx.persisted.bindings.contains_key(*node)).cloned().collect();
         if bound.is_empty() {
             return;
         }
@@ -435,7 +450,7 @@ impl Engine {
             self.end_fleet_of(node);
         }
         self.unbind(&bound, "replaced by an administrator");
-        self.reports.add(Cause::NoInstance, &reason("Replaced", "replaced by an administrator"), bound);
+        self.g.failures.add(Cause::NoInstance, &reason("Replaced", "replaced by an administrator"), bound);
     }
 }
 

@@ -39,27 +39,27 @@ pub(super) struct Pace {
 
 impl Engine {
     pub(super) fn is_relocating(&self, node: &str) -> bool {
-        self.persisted.relocations.contains_key(node)
+        self.g.cx.persisted.relocations.contains_key(node)
     }
 
     /// The job's instance is neither the one nor the other yet.
     pub(super) fn is_moving(&self, node: &str) -> bool {
-        self.sleeping.contains_key(node)
-            && self.persisted.relocations.get(node).is_some_and(|moving| !moving.moved)
+        self.g.sleepers.sleeping.contains_key(node)
+            && self.g.cx.persisted.relocations.get(node).is_some_and(|moving| !moving.moved)
     }
 
     /// A Spot instance whose end is part of a move, and no loss.
     pub(super) fn relocates_from(&self, instance: &str) -> bool {
-        self.persisted.relocations.values().any(|moving| moving.from == instance && !moving.moved)
+        self.g.cx.persisted.relocations.values().any(|moving| moving.from == instance && !moving.moved)
     }
 
     pub(super) fn relocates_fleet(&self, fleet_id: &str) -> bool {
-        self.persisted.relocations.values().any(|moving| moving.fleet_id == fleet_id)
+        self.g.cx.persisted.relocations.values().any(|moving| moving.fleet_id == fleet_id)
     }
 
     /// Either instance of a move, also if EC2's answer to its launch was lost.
     pub(super) fn in_relocation(&self, instance: &Instance) -> bool {
-        self.persisted.relocations.values().any(|moving| {
+        self.g.cx.persisted.relocations.values().any(|moving| {
             moving.from == instance.id
                 || moving.to.as_ref() == Some(&instance.id)
                 || instance.tags.get(tag::LAUNCH).is_some_and(|token| *token == moving.launch_token())
@@ -67,12 +67,12 @@ impl Engine {
     }
 
     pub(super) fn recover_relocations(&mut self) {
-        let now = self.now;
-        for (node, moving) in &self.persisted.relocations {
-            self.paces.insert(node.clone(), Pace { stage_since: now.mono_ms, ..Pace::default() });
+        let now = self.g.cx.now;
+        for (node, moving) in &self.g.cx.persisted.relocations {
+            self.g.sleepers.paces.insert(node.clone(), Pace { stage_since: now.mono_ms, ..Pace::default() });
             if !moving.moved && !moving.abandoned {
                 // EC2 may list neither instance as stopped now: the journal alone knows that the node sleeps.
-                self.sleeping.insert(node.clone(), Sleep::begun(now, moving.asleep_since_unix_ms));
+                self.g.sleepers.sleeping.insert(node.clone(), Sleep::begun(now, moving.asleep_since_unix_ms));
             }
         }
     }
@@ -80,18 +80,18 @@ impl Engine {
     /// The node has slept for more than `minutes`. `mono_ms` of the next attempt if none can be made now.
     pub(super) fn begin_relocation(&mut self, node: &str, minutes: u32) -> Option<u64> {
         // Tried again after the same time if this comes to nothing.
-        let again = self.now.mono_ms + u64::from(minutes) * MINUTE_MS;
-        let sleep = self.sleeping.get_mut(node)?;
+        let again = self.g.cx.now.mono_ms + u64::from(minutes) * MINUTE_MS;
+        let sleep = self.g.sleepers.sleeping.get_mut(node)?;
         sleep.not_before(again);
         let asleep_since_unix_ms = sleep.since_unix_ms;
         if self.is_locked(node) {
             return Some(again);
         }
-        let binding = self.persisted.bindings.get(node).cloned()?;
-        let (group, _) = self.site.locate(node)?;
-        let tags = tag::at_birth(&self.site, group, "");
-        let cluster = self.site.cluster.clone();
-        let Some(fleet_id) = self.persisted.fleets.get(node).map(|fleet| fleet.fleet_id.clone()) else {
+        let binding = self.g.cx.persisted.bindings.get(node).cloned()?;
+        let (group, _) = self.g.cx.site.locate(node)?;
+        let tags = tag::at_birth(&self.g.cx.site, group, "");
+        let cluster = self.g.cx.site.cluster.clone();
+        let Some(fleet_id) = self.g.cx.persisted.fleets.get(node).map(|fleet| fleet.fleet_id.clone()) else {
             let text =
                 format!("{node} cannot move to on-demand: the fleet of {} is not known", binding.instance_id);
             self.fact(self.new_fact(FactKind::MoveFailed, text).nodes([node]));
@@ -112,7 +112,7 @@ impl Engine {
             token: self.new_token(),
             tries: 0,
             tags,
-            begun_unix_ms: self.now.unix_ms,
+            begun_unix_ms: self.g.cx.now.unix_ms,
             asleep_since_unix_ms,
             zone: String::new(),
             platform: String::new(),
@@ -130,15 +130,19 @@ impl Engine {
             abandoned: false,
             problem: None,
         };
-        self.paces.insert(node.to_owned(), Pace { stage_since: self.now.mono_ms, ..Pace::default() });
+        self.g
+            .sleepers
+            .paces
+            .insert(node.to_owned(), Pace { stage_since: self.g.cx.now.mono_ms, ..Pace::default() });
         self.remember(moving);
         None
     }
 
     /// The node is powered down. Whether its instance and fleet are the move's to end.
     pub(super) fn abandon_relocation(&mut self, node: &str) -> bool {
-        let Some(moving) = self.persisted.relocations.get(node) else { return false };
-        let newer = self.persisted.fleets.get(node).is_some_and(|fleet| fleet.fleet_id != moving.fleet_id);
+        let Some(moving) = self.g.cx.persisted.relocations.get(node) else { return false };
+        let newer =
+            self.g.cx.persisted.fleets.get(node).is_some_and(|fleet| fleet.fleet_id != moving.fleet_id);
         if newer {
             return false;
         }
@@ -152,8 +156,8 @@ impl Engine {
     }
 
     pub(super) fn mind_relocations(&mut self) {
-        let now = self.now.mono_ms;
-        let nodes: Vec<String> = self.persisted.relocations.keys().cloned().collect();
+        let now = self.g.cx.now.mono_ms;
+        let nodes: Vec<String> = self.g.cx.persisted.relocations.keys().cloned().collect();
         for node in nodes {
             let pace = self.pace(&node);
             if pace.in_flight {
@@ -169,11 +173,11 @@ impl Engine {
     }
 
     fn pace(&mut self, node: &str) -> &mut Pace {
-        self.paces.entry(node.to_owned()).or_default()
+        self.g.sleepers.paces.entry(node.to_owned()).or_default()
     }
 
     fn moving(&self, node: &str) -> Option<Relocation> {
-        self.persisted.relocations.get(node).map(|moving| (**moving).clone())
+        self.g.cx.persisted.relocations.get(node).map(|moving| (**moving).clone())
     }
 
     fn remember(&mut self, moving: Relocation) {
@@ -225,7 +229,7 @@ impl Engine {
                     CloudReply::Reserved { id } => Some(id),
                     _ => None,
                 };
-                let next = moving.accepted(&request, made, self.now.unix_ms);
+                let next = moving.accepted(&request, made, self.g.cx.now.unix_ms);
                 self.pace(node).attempts = 0;
                 self.pace(node).next_at = 0;
                 self.set(&moving, next);
@@ -253,8 +257,8 @@ impl Engine {
     }
 
     fn later(&mut self, node: &str, attempts: u32) {
-        let wait = backoff_ms(attempts + 1, &mut self.rng);
-        let at = self.now.mono_ms + wait;
+        let wait = backoff_ms(attempts + 1, &mut self.g.cx.rng);
+        let at = self.g.cx.now.mono_ms + wait;
         self.pace(node).next_at = at;
         self.wake(at);
     }
@@ -340,8 +344,8 @@ impl Engine {
     ) {
         for _ in 0..MAX_CHANGES {
             let Some(moving) = self.moving(node) else { return };
-            let fleet_gone = !self.index.is_fleet(&moving.fleet_id);
-            let sight = Sight { instances, volumes, fleet_gone, unix_ms: self.now.unix_ms };
+            let fleet_gone = !self.g.cx.ledger.is_fleet(&moving.fleet_id);
+            let sight = Sight { instances, volumes, fleet_gone, unix_ms: self.g.cx.now.unix_ms };
             match moving.next(&sight) {
                 Next::Change(next) => self.set(&moving, *next),
                 Next::Look => {
@@ -372,7 +376,7 @@ impl Engine {
     }
 
     fn wait(&mut self, moving: &Relocation, ms: u64) {
-        let now = self.now;
+        let now = self.g.cx.now;
         let node = moving.node.as_str();
         self.pace(node).next_at = now.mono_ms + ms;
         self.wake(now.mono_ms + ms);
@@ -402,7 +406,7 @@ impl Engine {
         }
         let node = next.node.clone();
         if next.stage != before.stage {
-            let now = self.now.mono_ms;
+            let now = self.g.cx.now.mono_ms;
             let pace = self.pace(&node);
             pace.attempts = 0;
             pace.stage_since = now;
@@ -421,8 +425,8 @@ impl Engine {
 
     fn give_node(&mut self, moving: &Relocation, instance: Instance) {
         let node = moving.node.as_str();
-        let slept = self.now.unix_ms.saturating_sub(moving.asleep_since_unix_ms);
-        self.tags.forget(node);
+        let slept = self.g.cx.now.unix_ms.saturating_sub(moving.asleep_since_unix_ms);
+        self.g.tags.forget(node);
         let text = format!(
             "{node} goes on as on-demand instance {} with the volumes {} of {}",
             instance.id,
@@ -433,7 +437,7 @@ impl Engine {
         self.fact(self.new_fact(FactKind::NodeMoved, text).nodes([node]).instances(ids).after_ms(slept));
         self.bind(&moving.account, Some(&moving.launch_token()), vec![(node.to_owned(), instance)], 0);
         // The address is the old one, the instance is not.
-        self.tell.want(node.to_owned());
+        self.g.addresses.want(node.to_owned());
         let mut next = moving.clone();
         next.moved = true;
         next.stage = Stage::Restore;
@@ -445,7 +449,7 @@ impl Engine {
         let node = moving.node.as_str();
         let why = moving.problem.clone().unwrap_or_else(|| "Slurm does not want the node any more".into());
         self.record(Record::Relocation { node: node.to_owned(), relocation: None });
-        self.paces.remove(node);
+        self.g.sleepers.paces.remove(node);
         match end {
             End::Moved => {}
             End::Undone => {
@@ -453,7 +457,7 @@ impl Engine {
                     format!("{node} did not move to on-demand and waits for Spot capacity again: {why}");
                 self.fact(self.new_fact(FactKind::MoveFailed, text).nodes([node]));
                 // Its next attempt has a time.
-                self.sleeping.touch(node);
+                self.g.sleepers.sleeping.touch(node);
                 if moving.abandoned {
                     self.end_fleet(&moving.account, moving.fleet_id.clone());
                 }
@@ -462,7 +466,13 @@ impl Engine {
                 if !volumes.is_empty() {
                     self.tell_left(moving, &why);
                 }
-                if self.persisted.bindings.get(node).is_some_and(|binding| binding.instance_id == moving.from)
+                if self
+                    .g
+                    .cx
+                    .persisted
+                    .bindings
+                    .get(node)
+                    .is_some_and(|binding| binding.instance_id == moving.from)
                 {
                     self.lose_instance(node, &moving.from, &why);
                 }

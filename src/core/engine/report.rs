@@ -93,38 +93,38 @@ impl Reports {
 impl Engine {
     /// Drop what is no failure any more.
     pub(super) fn settle_reports(&mut self) {
-        if self.reports.turn.in_flight() || self.reports.nodes.is_empty() {
+        if self.g.failures.turn.in_flight() || self.g.failures.nodes.is_empty() {
             return;
         }
-        let mut reports = std::mem::take(&mut self.reports.nodes);
+        let mut reports = std::mem::take(&mut self.g.failures.nodes);
         reports.retain(|node, report| self.is_failed(node, report.cause));
-        self.reports.nodes = reports;
+        self.g.failures.nodes = reports;
     }
 
     pub(super) fn report_failures(&mut self) {
-        if self.reports.turn.in_flight() || self.reports.nodes.is_empty() {
+        if self.g.failures.turn.in_flight() || self.g.failures.nodes.is_empty() {
             return;
         }
-        if let Some(at) = self.reports.turn.waits_until(self.now.mono_ms) {
+        if let Some(at) = self.g.failures.turn.waits_until(self.g.cx.now.mono_ms) {
             self.wake(at);
             return;
         }
-        let Some((reason, nodes)) = self.reports.take_next() else { return };
+        let Some((reason, nodes)) = self.g.failures.take_next() else { return };
         let update = NodeUpdate {
             names: nodes.clone(),
             state: Some(NodeStateChange::PowerDownForce),
             reason: Some(reason),
             ..NodeUpdate::default()
         };
-        self.reports.turn.begin();
+        self.g.failures.turn.begin();
         self.slurm_call(Purpose::Report { nodes }, SlurmRequest::UpdateNodes(update));
     }
 
     /// What has been suspended, bound or answered meanwhile is no failure any more.
     fn is_failed(&self, name: &str, cause: Cause) -> bool {
-        let Some(node) = self.nodes.get(name) else { return false };
-        let asleep = self.sleeping.contains_key(name);
-        let bound = self.persisted.bindings.contains_key(name);
+        let Some(node) = self.g.cx.nodes.get(name) else { return false };
+        let asleep = self.g.sleepers.sleeping.contains_key(name);
+        let bound = self.g.cx.persisted.bindings.contains_key(name);
         let failed = match cause {
             Cause::NoInstance => !bound,
             Cause::Bare => !bound && !node.has_job,
@@ -136,13 +136,13 @@ impl Engine {
     }
 
     pub(super) fn take_reported(&mut self, nodes: &[String], result: SlurmResult) {
-        let reports = &mut self.reports;
+        let reports = &mut self.g.failures;
         let Err(error) = result else {
             reports.turn.succeeded();
             reports.nodes.retain(|_, report| !report.asked);
             return;
         };
-        reports.turn.failed(self.now.mono_ms, 2, &mut self.rng);
+        reports.turn.failed(self.g.cx.now.mono_ms, 2, &mut self.g.cx.rng);
         for report in reports.nodes.values_mut() {
             report.asked = false;
         }
@@ -153,6 +153,6 @@ impl Engine {
     pub(super) fn force_down(&mut self, node: &str, cause: Cause, code: &str, message: &str) {
         let fact = self.new_fact(FactKind::NodesFailed, message).nodes([node]).code(code);
         self.fact(fact);
-        self.reports.add(cause, &reason(code, message), [node.to_owned()]);
+        self.g.failures.add(cause, &reason(code, message), [node.to_owned()]);
     }
 }

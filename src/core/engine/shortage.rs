@@ -53,17 +53,17 @@ fn shortage(records: &[FleetHistoryRecord], since_unix_ms: u64) -> Option<(Strin
 impl Engine {
     /// Ask for the histories of fleets on which nodes have waited for a while.
     pub(super) fn look_for_shortage(&mut self) {
-        if self.histories_in_flight > 0 {
+        if self.node_fleets.histories_in_flight > 0 {
             return;
         }
         let waiting = self.waiting_for_spot();
         let Some(first) = waiting.iter().map(|(since, ..)| *since).min() else { return };
-        let at = self.history_at.max(first + LOOK_MS);
-        if at > self.now.mono_ms {
+        let at = self.node_fleets.history_at.max(first + LOOK_MS);
+        if at > self.g.cx.now.mono_ms {
             self.wake(at);
             return;
         }
-        self.history_at = self.now.mono_ms + LOOK_MS;
+        self.node_fleets.history_at = self.g.cx.now.mono_ms + LOOK_MS;
         let mut asked: BTreeMap<Account, usize> = BTreeMap::new();
         for (since, account, fleet_id, who) in waiting {
             if matches!(who, Waiting::Node(_)) {
@@ -73,19 +73,21 @@ impl Engine {
                     continue;
                 }
             }
-            self.histories_in_flight += 1;
-            let start_unix_ms = self.now.unix_ms.saturating_sub(self.now.since(since));
+            self.node_fleets.histories_in_flight += 1;
+            let start_unix_ms = self.g.cx.now.unix_ms.saturating_sub(self.g.cx.now.since(since));
             self.cloud(
                 Purpose::History { account, who, start_unix_ms },
                 CloudRequest::DescribeFleetHistory { fleet_id, start_unix_ms },
             );
         }
-        self.wake(self.history_at);
+        self.wake(self.node_fleets.history_at);
     }
 
     fn waiting_for_spot(&self) -> Vec<(u64, Account, String, Waiting)> {
         let mut waiting = self.groups_waiting_for_spot();
         let mut nodes: Vec<_> = self
+            .g
+            .launches
             .fulfilling
             .iter()
             .filter(|(_, fulfil)| fulfil.lifecycle == Lifecycle::Spot)
@@ -106,13 +108,15 @@ impl Engine {
         start_unix_ms: u64,
         result: CloudResult,
     ) {
-        self.histories_in_flight = self.histories_in_flight.saturating_sub(1);
+        self.node_fleets.histories_in_flight = self.node_fleets.histories_in_flight.saturating_sub(1);
         let Ok(CloudReply::History(records)) = result else { return };
         let Some((code, description)) = shortage(&records, start_unix_ms) else { return };
         match who {
             Waiting::Group(key) => self.spot_is_short(key, &code, &description),
             Waiting::Node(node) if code == OF_ACCOUNT => {
                 let alike: Vec<String> = self
+                    .g
+                    .launches
                     .fulfilling
                     .iter()
                     .filter(|(_, fulfil)| fulfil.lifecycle == Lifecycle::Spot && fulfil.account == *account)

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use super::index::Bound;
 use super::outbox::Purpose;
+use super::relocate::Pace;
 use super::report::{Cause, REASON_PREFIX};
+use super::watched::{Agenda, Watched};
 use super::{Desire, Engine};
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance, InstanceState};
 use crate::core::fact::FactKind;
@@ -73,10 +75,30 @@ impl NodeGroup {
     }
 }
 
+/// Nodes whose instance sleeps, wakes or moves.
+#[derive(Debug, Default)]
+pub(super) struct Sleepers {
+    pub(super) sleeping: Watched<String, Sleep>,
+    /// Nodes whose instance is back, until slurmd must have answered.
+    pub(super) woken: Agenda<String>,
+    /// Of these, for which the time is over, and since when: EC2's and Slurm's next answers decide.
+    pub(super) overdue: BTreeMap<String, u64>,
+    /// Pace of the moves to on-demand, by node; their state is in the journal.
+    pub(super) paces: BTreeMap<String, Pace>,
+}
+
+/// When slurmctld hears of sleepers, and EC2 is asked for them.
+#[derive(Debug, Default)]
+pub(super) struct Hibernation {
+    alive_at: u64,
+    watch_at: u64,
+    watches_in_flight: u32,
+}
+
 impl Engine {
     /// A third of SlurmdTimeout: slurmctld pings as often, and two of three may fail.
     fn alive_interval_ms(&self) -> u64 {
-        (u64::from(self.site.settings.slurmd_timeout_s) * 1000 / 3).clamp(2_000, 60_000)
+        (u64::from(self.g.cx.site.settings.slurmd_timeout_s) * 1000 / 3).clamp(2_000, 60_000)
     }
 
     pub(super) fn mind_sleepers(&mut self) {
@@ -88,42 +110,41 @@ impl Engine {
 
     /// Nodes up on instances that may be put to sleep are looked at often enough to be ahead of SlurmdTimeout.
     fn watch_for_sleep(&mut self) {
-        if self.sleep_watch_in_flight > 0
-            || !self
-                .site
-                .groups()
-                .iter()
-                .any(|group| group.hibernates() && self.index.bound_in(&group.stem()) != Bound::default())
+        if self.hibernation.watches_in_flight > 0
+            || !self.g.cx.site.groups().iter().any(|group| {
+                group.hibernates() && self.g.cx.ledger.bound_in(&group.stem()) != Bound::default()
+            })
         {
             return;
         }
-        if self.sleep_watch_at > self.now.mono_ms {
-            self.wake(self.sleep_watch_at);
+        if self.hibernation.watch_at > self.g.cx.now.mono_ms {
+            self.wake(self.hibernation.watch_at);
             return;
         }
         let mut by_account: BTreeMap<Account, Vec<String>> = BTreeMap::new();
-        for (node, binding) in &self.persisted.bindings {
-            let up = self.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep);
-            if up && self.site.locate(node).is_some_and(|(group, _)| group.hibernates()) {
+        for (node, binding) in &self.g.cx.persisted.bindings {
+            let up = self.g.cx.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep);
+            if up && self.g.cx.site.locate(node).is_some_and(|(group, _)| group.hibernates()) {
                 by_account.entry(binding.account.clone()).or_default().push(binding.instance_id.clone());
             }
         }
-        self.sleep_watch_at = self.now.mono_ms + self.alive_interval_ms().min(10_000);
+        self.hibernation.watch_at = self.g.cx.now.mono_ms + self.alive_interval_ms().min(10_000);
         for (account, ids) in by_account {
-            self.sleep_watch_in_flight += 1;
+            self.hibernation.watches_in_flight += 1;
             self.cloud(Purpose::WatchSleep { account }, CloudRequest::DescribeInstances { ids });
         }
     }
 
     pub(super) fn take_sleep_watch(&mut self, result: CloudResult) {
-        self.sleep_watch_in_flight = self.sleep_watch_in_flight.saturating_sub(1);
+        self.hibernation.watches_in_flight = self.hibernation.watches_in_flight.saturating_sub(1);
         // An unanswered question changes nothing: who sleeps sleeps on, who is awake is left to Slurm.
         let Ok(CloudReply::Instances(instances)) = result else { return };
         let mut moved = Vec::new();
         for instance in &instances {
             self.note_instance_state(instance);
             // It may have come back with another address, under which alone its slurmd answers.
-            let binding = self.index.owner(&instance.id).and_then(|node| self.persisted.bindings.get(node));
+            let binding =
+                self.g.cx.ledger.owner(&instance.id).and_then(|node| self.g.cx.persisted.bindings.get(node));
             if let (Some(binding), Some(addr)) = (binding, &instance.private_ip)
                 && instance.state == InstanceState::Running
                 && binding.addr != *addr
@@ -138,7 +159,7 @@ impl Engine {
     pub(super) fn reach_woken(&mut self, nodes: &[String]) {
         let mut reached = Vec::new();
         for node in nodes {
-            if !self.woken.contains(node) && !self.overdue.contains_key(node) {
+            if !self.g.sleepers.woken.contains(node) && !self.g.sleepers.overdue.contains_key(node) {
                 continue;
             }
             self.expect_answer(node);
@@ -151,18 +172,18 @@ impl Engine {
 
     /// From now on slurmd has WakeTimeoutSec to answer, whatever time it had before.
     fn expect_answer(&mut self, node: &str) {
-        self.overdue.remove(node);
-        if let Some((group, _)) = self.site.locate(node) {
+        self.g.sleepers.overdue.remove(node);
+        if let Some((group, _)) = self.g.cx.site.locate(node) {
             let patience = u64::from(group.hibernation.wake_timeout_s) * 1000;
-            self.woken.set(node.to_owned(), self.now.mono_ms + patience);
+            self.g.sleepers.woken.set(node.to_owned(), self.g.cx.now.mono_ms + patience);
         }
     }
 
     /// Asleep or awake, by what EC2 says of the instance.
     pub(super) fn note_instance_state(&mut self, instance: &Instance) {
-        let Some(owner) = self.index.owners.get_mut(&instance.id) else { return };
+        let Some(owner) = self.g.cx.ledger.owners.get_mut(&instance.id) else { return };
         owner.state = Some(instance.state);
-        if !self.site.locate(&owner.node).is_some_and(|(group, _)| group.hibernates()) {
+        if !self.g.cx.site.locate(&owner.node).is_some_and(|(group, _)| group.hibernates()) {
             return;
         }
         let node = owner.node.clone();
@@ -174,26 +195,26 @@ impl Engine {
     }
 
     fn fall_asleep(&mut self, node: &str) {
-        let up = self.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep);
-        if !up || self.sleeping.contains_key(node) {
+        let up = self.g.cx.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep);
+        if !up || self.g.sleepers.sleeping.contains_key(node) {
             return;
         }
-        self.sleeping.insert(node.to_owned(), Sleep::begun(self.now, self.now.unix_ms));
+        self.g.sleepers.sleeping.insert(node.to_owned(), Sleep::begun(self.g.cx.now, self.g.cx.now.unix_ms));
         // The time to answer was of the waking before: asleep, slurmd cannot.
-        self.woken.remove(node);
-        self.overdue.remove(node);
-        self.alive_at = self.now.mono_ms;
+        self.g.sleepers.woken.remove(node);
+        self.g.sleepers.overdue.remove(node);
+        self.hibernation.alive_at = self.g.cx.now.mono_ms;
         let text = format!("EC2 hibernated the instance of {node}; its job waits");
         self.fact(self.new_fact(FactKind::NodeAsleep, text).nodes([node]));
     }
 
     /// `mono_ms` at which it is asked for again.
     fn close(&mut self, node: &str) -> Option<u64> {
-        let at = self.sleeping.get(node)?.close_at?;
-        if at > self.now.mono_ms {
+        let at = self.g.sleepers.sleeping.get(node)?.close_at?;
+        if at > self.g.cx.now.mono_ms {
             return Some(at);
         }
-        self.sleeping.get_mut(node)?.close_at = None;
+        self.g.sleepers.sleeping.get_mut(node)?.close_at = None;
         let update = NodeUpdate {
             names: vec![node.to_owned()],
             state: Some(NodeStateChange::Drain),
@@ -205,9 +226,9 @@ impl Engine {
     }
 
     pub(super) fn take_closed(&mut self, node: &str, result: SlurmResult) {
-        let again = self.now.mono_ms + CLOSE_RETRY_MS;
+        let again = self.g.cx.now.mono_ms + CLOSE_RETRY_MS;
         if result.is_err()
-            && let Some(sleep) = self.sleeping.get_mut(node)
+            && let Some(sleep) = self.g.sleepers.sleeping.get_mut(node)
         {
             sleep.close_at = Some(again);
         }
@@ -215,11 +236,11 @@ impl Engine {
     }
 
     pub(super) fn wake_up(&mut self, node: &str) {
-        let drained = self.nodes.get(node).is_some_and(|n| {
+        let drained = self.g.cx.nodes.get(node).is_some_and(|n| {
             n.flags.has(NodeFlags::DRAIN)
                 && n.reason.as_deref().is_some_and(|reason| reason.contains(ASLEEP_REASON))
         });
-        let slept = self.sleeping.remove(node);
+        let slept = self.g.sleepers.sleeping.remove(node);
         if slept.is_none() && !drained {
             return;
         }
@@ -231,34 +252,34 @@ impl Engine {
             ..NodeUpdate::default()
         };
         self.slurm_call(Purpose::Mind, SlurmRequest::UpdateNodes(update));
-        if let Some(n) = self.nodes.get_mut(node) {
+        if let Some(n) = self.g.cx.nodes.get_mut(node) {
             n.flags = n.flags.without(NodeFlags::DRAIN);
         }
         self.expect_answer(node);
-        let ms = slept.map_or(0, |sleep| self.now.since(sleep.since));
+        let ms = slept.map_or(0, |sleep| self.g.cx.now.since(sleep.since));
         let text = format!("the instance of {node} runs again after {} s asleep", ms / 1000);
         self.fact(self.new_fact(FactKind::NodeAwake, text).nodes([node]).after_ms(ms));
     }
 
     /// slurmd has had its time since the instance came back: EC2 and Slurm are asked whether it sleeps again, or answers.
     fn mind_woken(&mut self) {
-        let now = self.now.mono_ms;
-        let due = self.woken.take_due(now);
+        let now = self.g.cx.now.mono_ms;
+        let due = self.g.sleepers.woken.take_due(now);
         if !due.is_empty() {
-            self.overdue.extend(due.into_iter().map(|node| (node, now)));
+            self.g.sleepers.overdue.extend(due.into_iter().map(|node| (node, now)));
             self.look_at_overdue();
         }
-        if let Some(at) = self.woken.next() {
+        if let Some(at) = self.g.sleepers.woken.next() {
             self.wake(at);
         }
     }
 
     fn look_at_overdue(&mut self) {
-        let now = self.now.mono_ms;
+        let now = self.g.cx.now.mono_ms;
         let mut listed = false;
-        for node in self.overdue.keys() {
-            if let Some((group, _)) = self.site.locate(node)
-                && let Some(view) = self.views.get_mut(&group.account)
+        for node in self.g.sleepers.overdue.keys() {
+            if let Some((group, _)) = self.g.cx.site.locate(node)
+                && let Some(view) = self.g.sight.views.get_mut(&group.account)
             {
                 listed |= view.list_now(now);
             }
@@ -271,18 +292,20 @@ impl Engine {
     /// Of the accounts in `seen`, EC2 was listed from that time on, and Slurm asked since: a node that does not
     /// respond although its instance runs is as good as dead.
     pub(super) fn end_unanswered(&mut self, seen: &BTreeMap<Account, u64>) {
-        for (node, due) in std::mem::take(&mut self.overdue) {
-            let Some((group, _)) = self.site.locate(&node) else { continue };
+        for (node, due) in std::mem::take(&mut self.g.sleepers.overdue) {
+            let Some((group, _)) = self.g.cx.site.locate(&node) else { continue };
             if seen.get(&group.account).is_none_or(|listed| *listed < due) {
-                self.overdue.insert(node, due);
+                self.g.sleepers.overdue.insert(node, due);
                 continue;
             }
             let seconds = group.hibernation.wake_timeout_s;
             let dead = self
+                .g
+                .cx
                 .nodes
                 .get(&node)
                 .is_some_and(|n| n.desire == Desire::Keep && n.flags.has(NodeFlags::NOT_RESPONDING));
-            if dead && !self.sleeping.contains_key(&node) && !self.is_locked(&node) {
+            if dead && !self.g.sleepers.sleeping.contains_key(&node) && !self.is_locked(&node) {
                 let message = format!("slurmd did not answer within {seconds} s after the sleep");
                 self.force_down(&node, Cause::Unanswered, "WakeTimeoutSec", &message);
             }
@@ -291,21 +314,23 @@ impl Engine {
     }
 
     fn keep_alive(&mut self) {
-        if self.sleeping.is_empty() {
+        if self.g.sleepers.sleeping.is_empty() {
             return;
         }
-        if self.alive_at > self.now.mono_ms {
-            self.wake(self.alive_at);
+        if self.hibernation.alive_at > self.g.cx.now.mono_ms {
+            self.wake(self.hibernation.alive_at);
             return;
         }
-        self.alive_at = self.now.mono_ms + self.alive_interval_ms();
-        self.wake(self.alive_at);
+        self.hibernation.alive_at = self.g.cx.now.mono_ms + self.alive_interval_ms();
+        self.wake(self.hibernation.alive_at);
         let nodes: Vec<String> = self
+            .g
+            .sleepers
             .sleeping
             .iter()
             .filter(|(node, sleep)| {
                 !sleep.given_up
-                    && self.site.locate(node).is_some_and(|(group, _)| group.hibernation.keep_responding)
+                    && self.g.cx.site.locate(node).is_some_and(|(group, _)| group.hibernation.keep_responding)
             })
             .map(|(node, _)| node.clone())
             .collect();
@@ -316,11 +341,11 @@ impl Engine {
 
     /// What the time asleep leads to: a node closed to new jobs, longer time limits, and an end where the site sets one.
     fn mind_time_asleep(&mut self) {
-        for node in self.sleeping.take_due(self.now.mono_ms) {
+        for node in self.g.sleepers.sleeping.take_due(self.g.cx.now.mono_ms) {
             let looks = [self.close(&node), self.lengthen_jobs(&node), self.end_long_sleep(&node)];
-            self.sleeping.look_again(&node, looks.into_iter().flatten().min());
+            self.g.sleepers.sleeping.look_again(&node, looks.into_iter().flatten().min());
         }
-        if let Some(at) = self.sleeping.next_look() {
+        if let Some(at) = self.g.sleepers.sleeping.next_look() {
             self.wake(at);
         }
     }
@@ -329,12 +354,12 @@ impl Engine {
     ///
     /// `mono_ms` of the next minute.
     fn lengthen_jobs(&mut self, node: &str) -> Option<u64> {
-        let (group, _) = self.site.locate(node)?;
-        let sleep = self.sleeping.get_mut(node)?;
+        let (group, _) = self.g.cx.site.locate(node)?;
+        let sleep = self.g.sleepers.sleeping.get_mut(node)?;
         if !group.hibernation.extend_time_limit || sleep.given_up {
             return None;
         }
-        let begun = self.now.since(sleep.since) / MINUTE_MS + 1;
+        let begun = self.g.cx.now.since(sleep.since) / MINUTE_MS + 1;
         let missing = begun.saturating_sub(sleep.extended);
         sleep.extended = sleep.extended.max(begun);
         let next = sleep.since + sleep.extended * MINUTE_MS;
@@ -347,16 +372,16 @@ impl Engine {
 
     /// `mono_ms` at which the sleep is too long.
     fn end_long_sleep(&mut self, node: &str) -> Option<u64> {
-        let (group, _) = self.site.locate(node)?;
+        let (group, _) = self.g.cx.site.locate(node)?;
         let rules = &group.hibernation;
         let after = rules.after_max;
         let minutes = rules.max_minutes.filter(|_| after != AfterMaxHibernation::Wait)?;
         if self.is_relocating(node) {
             return None;
         }
-        let sleep = self.sleeping.get_mut(node).filter(|sleep| !sleep.given_up)?;
+        let sleep = self.g.sleepers.sleeping.get_mut(node).filter(|sleep| !sleep.given_up)?;
         let at = (sleep.since + u64::from(minutes) * MINUTE_MS).max(sleep.move_at);
-        if at > self.now.mono_ms {
+        if at > self.g.cx.now.mono_ms {
             return Some(at);
         }
         if after == AfterMaxHibernation::OnDemand {
@@ -370,8 +395,8 @@ impl Engine {
 
     /// A node that is no longer up does not sleep.
     pub(super) fn forget_sleep(&mut self, node: &str) {
-        self.woken.remove(node);
-        self.overdue.remove(node);
-        self.sleeping.remove(node);
+        self.g.sleepers.woken.remove(node);
+        self.g.sleepers.overdue.remove(node);
+        self.g.sleepers.sleeping.remove(node);
     }
 }

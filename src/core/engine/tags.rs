@@ -65,18 +65,18 @@ struct TagCall {
 
 impl Engine {
     pub(super) fn recover_tags(&mut self) {
-        for binding in self.persisted.bindings.values() {
+        for binding in self.g.cx.persisted.bindings.values() {
             if binding.tags < TagLevel::Node {
-                self.tags.node_tags.set(binding.node.clone(), self.now.mono_ms);
+                self.g.tags.node_tags.set(binding.node.clone(), self.g.cx.now.mono_ms);
             }
             if binding.tags < TagLevel::Full {
-                self.tags.full_tags.set(binding.node.clone(), self.now.mono_ms + NAME_DELAY_MS);
+                self.g.tags.full_tags.set(binding.node.clone(), self.g.cx.now.mono_ms + NAME_DELAY_MS);
             }
         }
     }
 
     pub(super) fn write_tags(&mut self) {
-        if self.persisted.paused {
+        if self.g.cx.persisted.paused {
             return;
         }
         self.write_node_tags();
@@ -84,8 +84,8 @@ impl Engine {
     }
 
     fn write_node_tags(&mut self) {
-        let due = self.tags.node_tags.take_due(self.now.mono_ms);
-        if let Some(next) = self.tags.node_tags.next() {
+        let due = self.g.tags.node_tags.take_due(self.g.cx.now.mono_ms);
+        if let Some(next) = self.g.tags.node_tags.next() {
             self.wake(next);
         }
         for call in self.reservation_calls(&due) {
@@ -98,11 +98,13 @@ impl Engine {
         let mut reservations: BTreeMap<(&Account, &str), Vec<&Binding>> = BTreeMap::new();
         let wanted: BTreeSet<&str> = due
             .iter()
-            .filter_map(|node| self.persisted.bindings.get(node))
+            .filter_map(|node| self.g.cx.persisted.bindings.get(node))
             .map(|binding| binding.reservation_id.as_str())
             .collect();
-        for node in wanted.into_iter().flat_map(|reservation| self.index.nodes_of_reservation(reservation)) {
-            let Some(binding) = self.persisted.bindings.get(node) else { continue };
+        for node in
+            wanted.into_iter().flat_map(|reservation| self.g.cx.ledger.nodes_of_reservation(reservation))
+        {
+            let Some(binding) = self.g.cx.persisted.bindings.get(node) else { continue };
             reservations.entry((&binding.account, &binding.reservation_id)).or_default().push(binding);
         }
         let mut calls = Vec::new();
@@ -117,7 +119,7 @@ impl Engine {
             let gapless =
                 bindings.iter().zip(0u32..).all(|(binding, index)| binding.ami_launch_index == index);
             let list = hostlist::fold_ordered(bindings.iter().map(|binding| &binding.node));
-            let together = !bindings.iter().any(|binding| self.tags.alone.contains(&binding.node));
+            let together = !bindings.iter().any(|binding| self.g.tags.alone.contains(&binding.node));
             if gapless && together && bindings.len() > 1 && list.len() <= tag::MAX_VALUE {
                 calls.push(TagCall {
                     account: account.clone(),
@@ -142,12 +144,12 @@ impl Engine {
     }
 
     fn in_maintain_fleet(&self, node: &str) -> bool {
-        self.site.locate(node).is_some_and(|(group, _)| group.scope != FleetScope::Launch)
+        self.g.cx.site.locate(node).is_some_and(|(group, _)| group.scope != FleetScope::Launch)
     }
 
     fn fleet_tags(&self, binding: &Binding) -> TagCall {
-        let mut tags = self.site.locate(&binding.node).map_or_else(BTreeMap::new, |(group, _)| {
-            tag::at_birth(&self.site, group, binding.launch.as_deref().unwrap_or_default())
+        let mut tags = self.g.cx.site.locate(&binding.node).map_or_else(BTreeMap::new, |(group, _)| {
+            tag::at_birth(&self.g.cx.site, group, binding.launch.as_deref().unwrap_or_default())
         });
         tags.insert(tag::NODE.to_owned(), binding.node.clone());
         TagCall {
@@ -160,20 +162,20 @@ impl Engine {
     }
 
     fn write_full_tags(&mut self) {
-        if self.tags.full_in_flight {
+        if self.g.tags.full_in_flight {
             return;
         }
-        let now = self.now.mono_ms;
-        let Some((node, at)) = self.tags.full_tags.first().map(|(node, at)| (node.clone(), at)) else {
+        let now = self.g.cx.now.mono_ms;
+        let Some((node, at)) = self.g.tags.full_tags.first().map(|(node, at)| (node.clone(), at)) else {
             return;
         };
         if at > now {
             self.wake(at);
             return;
         }
-        self.tags.full_tags.remove(&node);
-        let Some(binding) = self.persisted.bindings.get(&node) else { return };
-        let Some((group, _)) = self.site.locate(&node) else { return };
+        self.g.tags.full_tags.remove(&node);
+        let Some(binding) = self.g.cx.persisted.bindings.get(&node) else { return };
+        let Some((group, _)) = self.g.cx.site.locate(&node) else { return };
         // With what the call before writes: an instance that counts as full must not lack it, whatever became of that call.
         let mut tags = if self.in_maintain_fleet(&node) {
             self.fleet_tags(binding).tags
@@ -193,7 +195,7 @@ impl Engine {
             tags,
             level: TagLevel::Full,
         };
-        self.tags.full_in_flight = true;
+        self.g.tags.full_in_flight = true;
         self.send_tags(call);
     }
 
@@ -208,14 +210,14 @@ impl Engine {
 
     pub(super) fn take_tagged(&mut self, id: u64, nodes: Vec<String>, level: TagLevel, result: CloudResult) {
         if level == TagLevel::Full {
-            self.tags.full_in_flight = false;
+            self.g.tags.full_in_flight = false;
         }
         // A node may have got another instance since: that one has its own call.
         let nodes = self.still_bound(id, nodes);
         match result {
             Ok(reply) => {
                 for node in &nodes {
-                    self.tags.attempts.remove(node);
+                    self.g.tags.attempts.remove(node);
                 }
                 let text =
                     if level == TagLevel::Full { "Name tags written" } else { "node names written as tags" };
@@ -240,36 +242,37 @@ impl Engine {
     /// Of the nodes of a CreateTags intent those that still have the instance which the call names.
     fn still_bound(&self, id: u64, nodes: Vec<String>) -> Vec<String> {
         let Some(CloudRequest::CreateTags { ids, .. }) =
-            self.persisted.open.get(&id).map(|intent| &intent.request)
+            self.g.cx.persisted.open.get(&id).map(|intent| &intent.request)
         else {
             return Vec::new();
         };
         let bound = |node: &String, id: &String| {
-            self.persisted.bindings.get(node).is_some_and(|binding| binding.instance_id == *id)
+            self.g.cx.persisted.bindings.get(node).is_some_and(|binding| binding.instance_id == *id)
         };
         nodes.into_iter().zip(ids).filter(|(node, id)| bound(node, id)).map(|(node, _)| node).collect()
     }
 
     fn tag_again(&mut self, nodes: &[String], level: TagLevel, error: &CloudError) {
-        let grace = u64::from(self.site.settings.consistency_grace_s) * 1000;
+        let grace = u64::from(self.g.cx.site.settings.consistency_grace_s) * 1000;
         let tried =
-            nodes.iter().filter_map(|node| self.tags.attempts.get(node)).max().copied().unwrap_or_default();
+            nodes.iter().filter_map(|node| self.g.tags.attempts.get(node)).max().copied().unwrap_or_default();
         // The same moment for all, so that they are one call again.
-        let at = self.now.mono_ms + backoff_ms(tried + 2, &mut self.rng);
+        let at = self.g.cx.now.mono_ms + backoff_ms(tried + 2, &mut self.g.cx.rng);
         for node in nodes {
-            let attempts = self.tags.attempts.entry(node.clone()).or_default();
+            let attempts = self.g.tags.attempts.entry(node.clone()).or_default();
             *attempts += 1;
-            let young = self.nodes.get(node).is_some_and(|known| self.now.since(known.bound_at) < grace);
+            let young =
+                self.g.cx.nodes.get(node).is_some_and(|known| self.g.cx.now.since(known.bound_at) < grace);
             // EC2 may not know a new instance yet; one that has ended is found out by the lists.
             let patient = error.class.is_retryable() || (error.class == ErrorClass::NotFound && young);
             if *attempts >= MAX_ATTEMPTS && !patient {
                 continue;
             }
             if !error.class.is_retryable() && nodes.len() > 1 {
-                self.tags.alone.insert(node.clone());
+                self.g.tags.alone.insert(node.clone());
             }
             let queue =
-                if level == TagLevel::Full { &mut self.tags.full_tags } else { &mut self.tags.node_tags };
+                if level == TagLevel::Full { &mut self.g.tags.full_tags } else { &mut self.g.tags.node_tags };
             queue.set(node.clone(), at);
         }
     }

@@ -56,19 +56,22 @@ impl Tell {
 
 impl Engine {
     pub(super) fn tell_addresses(&mut self) {
-        if self.tell.nodes.is_empty() || self.tell.turn.in_flight() || self.placeholders.in_flight() {
+        if self.g.addresses.nodes.is_empty()
+            || self.g.addresses.turn.in_flight()
+            || self.g.placeholders.in_flight()
+        {
             return;
         }
-        if let Some(at) = self.tell.turn.waits_until(self.now.mono_ms) {
+        if let Some(at) = self.g.addresses.turn.waits_until(self.g.cx.now.mono_ms) {
             self.wake(at);
             return;
         }
-        let nodes = std::mem::take(&mut self.tell.nodes);
+        let nodes = std::mem::take(&mut self.g.addresses.nodes);
         let mut update =
             NodeUpdate { addrs: Some(Vec::new()), hostnames: Some(Vec::new()), ..NodeUpdate::default() };
         let (mut ids, mut types) = (Vec::new(), Vec::new());
         for node in nodes {
-            let Some(binding) = self.persisted.bindings.get(&node) else { continue };
+            let Some(binding) = self.g.cx.persisted.bindings.get(&node) else { continue };
             update.addrs.get_or_insert_default().push(binding.addr.clone());
             update.hostnames.get_or_insert_default().push(binding.hostname.clone());
             ids.push(binding.instance_id.clone());
@@ -80,7 +83,7 @@ impl Engine {
         }
         update.instance_ids = Some(ids);
         update.instance_types = Some(types);
-        self.tell.turn.begin();
+        self.g.addresses.turn.begin();
         let nodes = update.names.clone();
         self.slurm_call(Purpose::Tell { nodes }, SlurmRequest::UpdateNodes(update));
     }
@@ -88,16 +91,16 @@ impl Engine {
     pub(super) fn take_told(&mut self, mut nodes: Vec<String>, result: SlurmResult) {
         match result {
             Ok(_) => {
-                self.tell.turn.succeeded();
-                self.tell.refusals = 0;
+                self.g.addresses.turn.succeeded();
+                self.g.addresses.refusals = 0;
                 // A node that got another instance or address meanwhile is yet to be told of it.
-                nodes.retain(|node| !self.tell.nodes.contains(node));
+                nodes.retain(|node| !self.g.addresses.nodes.contains(node));
                 if nodes.is_empty() {
                     return;
                 }
                 for name in &nodes {
-                    let addr = self.persisted.bindings.get(name).map(|binding| binding.addr.clone());
-                    if let Some(node) = self.nodes.get_mut(name) {
+                    let addr = self.g.cx.persisted.bindings.get(name).map(|binding| binding.addr.clone());
+                    if let Some(node) = self.g.cx.nodes.get_mut(name) {
                         node.slurm_addr = addr;
                     }
                 }
@@ -110,12 +113,12 @@ impl Engine {
                 self.record(Record::Told { nodes });
             }
             Err(error) => {
-                self.tell.refusals += u32::from(!matches!(error, SlurmError::Unreachable { .. }));
-                self.tell.turn.failed(self.now.mono_ms, 0, &mut self.rng);
+                self.g.addresses.refusals += u32::from(!matches!(error, SlurmError::Unreachable { .. }));
+                self.g.addresses.turn.failed(self.g.cx.now.mono_ms, 0, &mut self.g.cx.rng);
                 self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
                 for node in nodes {
-                    if self.persisted.bindings.contains_key(&node) {
-                        self.tell.nodes.insert(node);
+                    if self.g.cx.persisted.bindings.contains_key(&node) {
+                        self.g.addresses.nodes.insert(node);
                     }
                 }
             }
@@ -124,18 +127,18 @@ impl Engine {
 
     /// Nodes registered: jobs that wait for them need not wait for slurmctld's next round of 30 s.
     pub(super) fn jobs_may_start(&mut self) {
-        if self.options.source == PowerSource::Watch {
-            self.start_jobs_at.get_or_insert(self.now.mono_ms + START_JOBS_DELAY_MS);
+        if self.g.cx.options.source == PowerSource::Watch {
+            self.demand.start_jobs_at.get_or_insert(self.g.cx.now.mono_ms + START_JOBS_DELAY_MS);
         }
     }
 
     pub(super) fn start_ready_jobs(&mut self) {
-        let Some(at) = self.start_jobs_at else { return };
-        if at > self.now.mono_ms {
+        let Some(at) = self.demand.start_jobs_at else { return };
+        if at > self.g.cx.now.mono_ms {
             self.wake(at);
             return;
         }
-        self.start_jobs_at = None;
+        self.demand.start_jobs_at = None;
         self.slurm_call(Purpose::StartJobs, SlurmRequest::StartReadyJobs);
     }
 
@@ -147,8 +150,10 @@ impl Engine {
 
     /// Bring nodes back that Slurm holds DOWN though nothing but a failed power-up was wrong with them.
     pub(super) fn reset_stuck(&mut self) {
-        let now = self.now;
+        let now = self.g.cx.now;
         let stuck: Vec<String> = self
+            .g
+            .cx
             .nodes
             .iter()
             .filter(|(name, node)| {
@@ -161,7 +166,7 @@ impl Engine {
                     && node.flags.has(NodeFlags::POWERED_DOWN)
                     && !node.flags.has(NodeFlags::POWERING_DOWN)
                     && node.reset_at.is_none_or(|at| now.since(at) >= RESET_INTERVAL_MS)
-                    && !self.persisted.bindings.contains_key(*name)
+                    && !self.g.cx.persisted.bindings.contains_key(*name)
                     && !self.is_locked(name)
             })
             .map(|(name, _)| name.clone())
@@ -171,14 +176,14 @@ impl Engine {
 
     pub(super) fn reset_nodes(&mut self, nodes: &[String]) {
         let nodes: Vec<String> =
-            nodes.iter().filter(|node| self.site.locate(node).is_some()).cloned().collect();
+            nodes.iter().filter(|node| self.g.cx.site.locate(node).is_some()).cloned().collect();
         if nodes.is_empty() {
             return;
         }
-        let now = self.now.mono_ms;
+        let now = self.g.cx.now.mono_ms;
         let names = nodes.clone();
         for name in &nodes {
-            self.nodes.entry(name.clone()).or_default().reset_at = Some(now);
+            self.g.cx.nodes.entry(name.clone()).or_default().reset_at = Some(now);
         }
         self.fact(
             self.new_fact(FactKind::NodeReset, "back into service after a failed power-up").nodes(&nodes),
@@ -194,11 +199,11 @@ impl Engine {
             return;
         }
         for name in nodes {
-            if let Some(node) = self.nodes.get_mut(name) {
+            if let Some(node) = self.g.cx.nodes.get_mut(name) {
                 node.reset_at = None;
             }
         }
-        self.slurm.ask_again(self.now.mono_ms + RESET_RETRY_MS);
+        self.g.sight.slurm.ask_again(self.g.cx.now.mono_ms + RESET_RETRY_MS);
     }
 }
 

@@ -13,10 +13,10 @@ impl Engine {
     #[must_use]
     pub fn group_reports(&self) -> Vec<GroupReport> {
         let mut reports: BTreeMap<String, GroupReport> = BTreeMap::new();
-        for (name, node) in &self.nodes {
-            let Some((group, _)) = self.site.locate(name) else { continue };
+        for (name, node) in &self.g.cx.nodes {
+            let Some((group, _)) = self.g.cx.site.locate(name) else { continue };
             let report = reports.entry(group.stem()).or_default();
-            let binding = self.persisted.bindings.get(name);
+            let binding = self.g.cx.persisted.bindings.get(name);
             match self.phase(name, node, binding) {
                 "pending" => report.pending += 1,
                 "launching" => report.launching += 1,
@@ -38,7 +38,9 @@ impl Engine {
                 }
             }
         }
-        self.site
+        self.g
+            .cx
+            .site
             .groups()
             .iter()
             .map(|group| self.finish_group(group, reports.remove(&group.stem()).unwrap_or_default()))
@@ -63,7 +65,7 @@ impl Engine {
             + report.stopping
             + report.failed;
         report.powered_down = group.max_nodes.saturating_sub(elsewhere);
-        if let Some(pressure) = self.pressure.get(&stem) {
+        if let Some(pressure) = self.g.pools.pressure.get(&stem) {
             report.protected = pressure.is_protected();
             report.protected_reason = pressure
                 .is_protected()
@@ -71,25 +73,29 @@ impl Engine {
             report.last_error = pressure.last_error().cloned();
         }
         report.cooldowns = self
+            .g
+            .pools
             .cooling
             .iter()
-            .filter(|(pool, cooling)| cooling.until > self.now.mono_ms && pool.serves(group))
+            .filter(|(pool, cooling)| cooling.until > self.g.cx.now.mono_ms && pool.serves(group))
             .map(|(pool, cooling)| Cooldown {
-                until_unix_ms: self.now.unix_ms + (cooling.until - self.now.mono_ms),
+                until_unix_ms: self.g.cx.now.unix_ms + (cooling.until - self.g.cx.now.mono_ms),
                 code: "InsufficientInstanceCapacity".into(),
                 refusals: 1,
                 ..pool.report()
             })
             .collect();
         report.fleet_target = (group.scope != FleetScope::Launch).then(|| {
-            if let Some(fleet) = self.persisted.group_fleets.get(&stem) {
+            if let Some(fleet) = self.g.cx.persisted.group_fleets.get(&stem) {
                 return fleet.spot_target.saturating_add(fleet.on_demand_target);
             }
             let fleets = self
+                .g
+                .cx
                 .persisted
                 .fleets
                 .keys()
-                .filter(|node| self.site.locate(node).is_some_and(|(g, _)| g.stem() == stem));
+                .filter(|node| self.g.cx.site.locate(node).is_some_and(|(g, _)| g.stem() == stem));
             u32::try_from(fleets.count()).unwrap_or(u32::MAX)
         });
         report
@@ -99,17 +105,17 @@ impl Engine {
     #[must_use]
     pub fn node_reports(&self) -> Vec<NodeReport> {
         // Group by group and in order of their numbers, without comparing names.
-        let groups = self.site.groups().iter();
+        let groups = self.g.cx.site.groups().iter();
         let names = groups.flat_map(|group| (0..group.max_nodes).map(|index| group.node_name(index)));
-        names.filter_map(|name| self.nodes.get(&name).and_then(|_| self.node_report(&name))).collect()
+        names.filter_map(|name| self.g.cx.nodes.get(&name).and_then(|_| self.node_report(&name))).collect()
     }
 
     #[must_use]
     pub fn node_report(&self, name: &str) -> Option<NodeReport> {
-        let (group, _) = self.site.locate(name)?;
+        let (group, _) = self.g.cx.site.locate(name)?;
         let unseen = Node::default();
-        let node = self.nodes.get(name).unwrap_or(&unseen);
-        let binding = self.persisted.bindings.get(name);
+        let node = self.g.cx.nodes.get(name).unwrap_or(&unseen);
+        let binding = self.g.cx.persisted.bindings.get(name);
         let slurm = SlurmNode { base: node.base, flags: node.flags, ..SlurmNode::default() };
         Some(NodeReport {
             name: name.to_owned(),
@@ -122,19 +128,19 @@ impl Engine {
                 report::Desire::Down
             },
             phase: self.phase(name, node, binding).to_owned(),
-            since_unix_ms: self.sleeping.get(name).map_or_else(
-                || self.now.unix_ms.saturating_sub(self.now.since(node.since)),
+            since_unix_ms: self.g.sleepers.sleeping.get(name).map_or_else(
+                || self.g.cx.now.unix_ms.saturating_sub(self.g.cx.now.since(node.since)),
                 |sleep| sleep.since_unix_ms,
             ),
             instance_id: binding.map(|b| b.instance_id.clone()),
             instance_type: binding.map(|b| b.instance_type.clone()),
             instance_state: binding
-                .and_then(|b| self.index.owners.get(&b.instance_id)?.state)
+                .and_then(|b| self.g.cx.ledger.owners.get(&b.instance_id)?.state)
                 .map(|state| state.as_str().to_owned()),
             zone: binding.map(|b| b.zone.clone()),
             lifecycle: binding.map(|b| b.lifecycle),
             addr: binding.map(|b| b.addr.clone()),
-            fleet_id: (self.persisted.fleets.get(name).map(|fleet| fleet.fleet_id.clone()))
+            fleet_id: (self.g.cx.persisted.fleets.get(name).map(|fleet| fleet.fleet_id.clone()))
                 .or_else(|| binding.and_then(|b| b.fleet.clone())),
             reason: node.reason.clone(),
             locked: self.is_locked(name),
@@ -145,16 +151,18 @@ impl Engine {
         match node.desire {
             Desire::Waking if node.reported => "failed",
             Desire::Waking if binding.is_some() => "booting",
-            Desire::Waking if node.launch.is_some() || self.fulfilling.contains_key(name) => "launching",
+            Desire::Waking if node.launch.is_some() || self.g.launches.fulfilling.contains_key(name) => {
+                "launching"
+            }
             Desire::Waking => "pending",
             Desire::Keep if self.is_moving(name) => "moving",
-            Desire::Keep if self.sleeping.contains_key(name) => "asleep",
+            Desire::Keep if self.g.sleepers.sleeping.contains_key(name) => "asleep",
             Desire::Keep if node.base == NodeBase::Down => "failed",
             Desire::Keep if node.has_job => "busy",
             Desire::Keep => "ready",
             Desire::Down if node.flags.has(NodeFlags::POWERING_DOWN) => "stopping",
             Desire::Down | Desire::Unknown => {
-                if binding.is_some() && !self.persisted.locked.contains(name) {
+                if binding.is_some() && !self.g.cx.persisted.locked.contains(name) {
                     "stopping"
                 } else {
                     "powered-down"
@@ -165,7 +173,9 @@ impl Engine {
 
     #[must_use]
     pub fn cloud_reports(&self) -> Vec<CloudReport> {
-        self.views
+        self.g
+            .sight
+            .views
             .iter()
             .map(|(account, view)| CloudReport {
                 region: account.region.clone(),
@@ -173,10 +183,16 @@ impl Engine {
                 listed_unix_ms: view.last_ok_unix_ms,
                 error: view.last_error.clone(),
                 instances: u32::try_from(view.instances).unwrap_or(u32::MAX),
-                calls: self.counts.get(account).map_or(0, |counts| counts.calls),
-                throttled: self.counts.get(account).map_or(0, |counts| counts.throttled),
+                calls: self.g.cx.calls.counts.get(account).map_or(0, |counts| counts.calls),
+                throttled: self.g.cx.calls.counts.get(account).map_or(0, |counts| counts.throttled),
                 in_flight: u32::try_from(
-                    self.calls.values().filter(|purpose| purpose.account() == Some(account)).count(),
+                    self.g
+                        .cx
+                        .calls
+                        .open
+                        .values()
+                        .filter(|purpose| purpose.account() == Some(account))
+                        .count(),
                 )
                 .unwrap_or(u32::MAX),
             })
@@ -187,9 +203,9 @@ impl Engine {
     #[must_use]
     pub fn slurm_report(&self) -> SlurmReport {
         SlurmReport {
-            loaded_unix_ms: self.slurm.last_ok_unix_ms,
-            error: self.slurm.last_error.clone(),
-            updates: self.slurm_updates,
+            loaded_unix_ms: self.g.sight.slurm.last_ok_unix_ms,
+            error: self.g.sight.slurm.last_error.clone(),
+            updates: self.g.cx.calls.slurm_updates,
             ..SlurmReport::default()
         }
     }
@@ -197,18 +213,18 @@ impl Engine {
     /// Intents that EC2 has not answered.
     #[must_use]
     pub fn open_intents(&self) -> usize {
-        self.persisted.open.len()
+        self.g.cx.persisted.open.len()
     }
 
     #[must_use]
     pub fn calls_in_flight(&self) -> usize {
-        self.calls.len()
+        self.g.cx.calls.open.len()
     }
 
     /// Instances without a node that wait for the grace time to end.
     #[must_use]
     pub fn orphans(&self) -> Vec<String> {
-        self.orphans.keys().cloned().collect()
+        self.g.sight.orphans.keys().cloned().collect()
     }
 }
 

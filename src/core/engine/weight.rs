@@ -62,12 +62,12 @@ fn wanted(group: &NodeGroup, node: &Node, binding: Option<&Binding>) -> Option<u
 impl Engine {
     /// slurmctld may have gone back to the weights of slurm.conf.
     pub(super) fn forget_weights(&mut self) {
-        let weights = &mut self.weights;
+        let weights = &mut self.g.weights;
         weights.round += 1;
         if !weights.on {
             return;
         }
-        for (name, node) in &mut self.nodes {
+        for (name, node) in &mut self.g.cx.nodes {
             node.slurm_weight = None;
             weights.touch(name);
         }
@@ -77,58 +77,58 @@ impl Engine {
 
     /// Other rules: every node may be weighed anew.
     pub(super) fn weigh_by_new_site(&mut self) {
-        let Weights { turn, round, .. } = self.weights;
-        self.weights = Weights { turn: turn.forgiven(), round, ..Weights::of(&self.site) };
+        let Weights { turn, round, .. } = self.g.weights;
+        self.g.weights = Weights { turn: turn.forgiven(), round, ..Weights::of(&self.g.cx.site) };
         self.forget_weights();
     }
 
     /// slurmctld has said what it has.
     pub(super) fn weights_read(&mut self) {
-        self.weights.unread = false;
+        self.g.weights.unread = false;
     }
 
     /// The weight that this node should have and, as far as is known, has not.
     fn wrong_weight(&self, name: &str) -> Option<u32> {
-        let (group, _) = self.site.locate(name)?;
-        let node = self.nodes.get(name)?;
-        let weight = wanted(group, node, self.persisted.bindings.get(name))?;
+        let (group, _) = self.g.cx.site.locate(name)?;
+        let node = self.g.cx.nodes.get(name)?;
+        let weight = wanted(group, node, self.g.cx.persisted.bindings.get(name))?;
         (node.slurm_weight != Some(weight) && !self.is_locked(name)).then_some(weight)
     }
 
     /// One update for each weight, one after the other.
     pub(super) fn set_weights(&mut self) {
-        if self.weights.due.is_empty()
-            || self.weights.turn.in_flight()
-            || self.weights.unread
-            || !self.slurm.is_known()
+        if self.g.weights.due.is_empty()
+            || self.g.weights.turn.in_flight()
+            || self.g.weights.unread
+            || !self.g.sight.slurm.is_known()
         {
             return;
         }
-        if let Some(at) = self.weights.turn.waits_until(self.now.mono_ms) {
+        if let Some(at) = self.g.weights.turn.waits_until(self.g.cx.now.mono_ms) {
             self.wake(at);
             return;
         }
         let mut wrong: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-        for name in std::mem::take(&mut self.weights.due) {
+        for name in std::mem::take(&mut self.g.weights.due) {
             if let Some(weight) = self.wrong_weight(&name) {
                 wrong.entry(weight).or_default().push(name);
             }
         }
         let Some((weight, nodes)) = wrong.pop_first() else { return };
-        self.weights.due.extend(wrong.into_values().flatten());
-        self.weights.turn.begin();
+        self.g.weights.due.extend(wrong.into_values().flatten());
+        self.g.weights.turn.begin();
         let update = NodeUpdate { names: nodes.clone(), weight: Some(weight), ..NodeUpdate::default() };
-        let round = self.weights.round;
+        let round = self.g.weights.round;
         self.slurm_call(Purpose::Weigh { nodes, weight, round }, SlurmRequest::UpdateNodes(update));
     }
 
     pub(super) fn take_weighed(&mut self, nodes: Vec<String>, weight: u32, round: u64, result: SlurmResult) {
         match result {
             Ok(_) => {
-                self.weights.turn.succeeded();
-                if round == self.weights.round {
+                self.g.weights.turn.succeeded();
+                if round == self.g.weights.round {
                     for name in &nodes {
-                        if let Some(node) = self.nodes.get_mut(name) {
+                        if let Some(node) = self.g.cx.nodes.get_mut(name) {
                             node.slurm_weight = Some(weight);
                         }
                     }
@@ -137,11 +137,11 @@ impl Engine {
                 self.fact(self.new_fact(FactKind::WeightsSet, text).nodes(&nodes));
             }
             Err(error) => {
-                self.weights.turn.failed(self.now.mono_ms, 0, &mut self.rng);
+                self.g.weights.turn.failed(self.g.cx.now.mono_ms, 0, &mut self.g.cx.rng);
                 self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
             }
         }
         // What each should have may be another by now, or what was written undone.
-        self.weights.due.extend(nodes);
+        self.g.weights.due.extend(nodes);
     }
 }
