@@ -213,7 +213,7 @@ pub(super) struct Calls {
     pub(super) open: BTreeMap<CallId, Purpose>,
     next: CallId,
     pub(super) outbox: Outbox,
-    budgets: BTreeMap<Account, Budget>,
+    pub(super) budgets: BTreeMap<Account, Budget>,
     pub(super) counts: BTreeMap<Account, Counts>,
     pub(super) slurm_updates: u64,
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The order in which calls leave.
 
+use std::collections::BTreeMap;
+
 use super::outbox::Purpose;
 use super::tests::group;
 use super::*;
@@ -8,7 +10,7 @@ use crate::core::ec2_api::{CloudRequest, CreateFleet, FleetType};
 use crate::core::event::Effect;
 use crate::core::limits::ActionGroup;
 use crate::core::record::{Intent, LaunchIntent, TagLevel};
-use crate::core::site::{Lifecycle, Settings};
+use crate::core::site::{Account, Lifecycle, Settings};
 use crate::core::slurm_api::{PowerReading, SlurmNode, SlurmRequest};
 
 fn engine(persisted: Persisted) -> Engine {

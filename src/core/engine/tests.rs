@@ -3,6 +3,8 @@
 mod jobs;
 mod weights;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::*;
 use crate::core::ec2_api::{
     CloudError, CloudReply, CloudRequest, CloudResult, ErrorClass, FleetHistoryRecord, FleetReply, Instance,
@@ -12,7 +14,7 @@ use crate::core::event::Effect;
 use crate::core::fleet_spec::{
     LaunchTemplateOverride, LaunchTemplateSpecification, OnDemandOptions, SpotOptions,
 };
-use crate::core::site::{FleetScope, Hibernation, Lifecycle, NodeGroup, NodeNaming, Settings};
+use crate::core::site::{Account, FleetScope, Hibernation, Lifecycle, NodeGroup, NodeNaming, Settings};
 use crate::core::slurm_api::{
     NodeStateChange, NodeUpdate, PowerReading, SlurmError, SlurmNode, SlurmRequest,
 };
