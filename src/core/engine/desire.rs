@@ -147,7 +147,7 @@ impl Engine {
             }
             if slurm.weight.is_some() && node.slurm_weight != slurm.weight {
                 node.slurm_weight = slurm.weight;
-                self.g.weights.touch(&slurm.name);
+                self.g.cx.changed.weights.insert(slurm.name.clone());
             }
             if node.slurm_addr.as_deref() != Some(slurm.addr.as_str()) {
                 node.slurm_addr = Some(slurm.addr.clone());

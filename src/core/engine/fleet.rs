@@ -225,6 +225,9 @@ impl Engine {
     }
 
     pub(super) fn watch_fleets(&mut self) {
+        for node in std::mem::take(&mut self.g.cx.changed.node_fleets) {
+            self.g.launches.fulfilling.touch(&node);
+        }
         self.move_on_from_empty_pools();
         self.poll_fleets();
         self.delete_fleets();

@@ -38,8 +38,6 @@ pub(super) struct GroupState {
     pub(super) awaiting: Watched<String, u64>,
     /// Of these, how many are to come on-demand because Spot did not deliver.
     pub(super) on_demand_wanted: u32,
-    /// Instances of suspended nodes, with their Spot requests: ended once the target is lowered.
-    pub(super) lowering: BTreeMap<String, Option<String>>,
     /// An intent (create or modify) is open and not to be repeated before this `mono_ms`.
     pub(super) open_intent: Option<u64>,
     pub(super) in_flight: bool,
@@ -89,18 +87,38 @@ impl GroupState {
     }
 
     fn is_quiet(&self) -> bool {
-        self.awaiting.is_empty()
-            && self.lowering.is_empty()
-            && self.spare.is_empty()
-            && self.open_intent.is_none()
+        self.awaiting.is_empty() && self.spare.is_empty() && self.open_intent.is_none()
     }
 }
 
 /// Instances that go once the target of their fleet is lowered.
 #[derive(Debug, Default)]
 pub(super) struct Lowering {
+    /// By the key of the fleet: instances of suspended nodes, with their Spot requests.
+    owed: BTreeMap<String, BTreeMap<String, Option<String>>>,
     /// Spot requests of instances, by instance.
     pub(super) spot_requests: BTreeMap<String, String>,
+}
+
+impl Lowering {
+    pub(super) fn is_empty(&self) -> bool {
+        self.owed.is_empty()
+    }
+
+    /// Instances of this fleet wait for its target.
+    pub(super) fn owes(&self, key: &str) -> bool {
+        self.owed.contains_key(key)
+    }
+
+    fn take(&mut self, key: &str) -> BTreeMap<String, Option<String>> {
+        self.owed.remove(key).unwrap_or_default()
+    }
+
+    fn rename(&mut self, key: &str, new: &str) {
+        if let Some(owed) = self.owed.remove(key) {
+            self.owed.insert(new.to_owned(), owed);
+        }
+    }
 }
 
 /// Fleets of whole groups.
@@ -117,7 +135,7 @@ pub(super) fn stem_of_key(key: &str) -> &str {
 
 impl Engine {
     pub(super) fn group_fleets_quiet(&self) -> bool {
-        self.groups.states.values().all(GroupState::is_quiet)
+        self.g.lowering.is_empty() && self.groups.states.values().all(GroupState::is_quiet)
     }
 
     /// These nodes wait for instances of their group's fleet.
@@ -158,8 +176,7 @@ impl Engine {
 
     pub(super) fn lower(&mut self, key: &str, instance_id: &str) {
         let request = self.g.lowering.spot_requests.get(instance_id).cloned();
-        let state = self.groups.states.entry(key.to_owned()).or_default();
-        state.lowering.insert(instance_id.to_owned(), request);
+        self.g.lowering.owed.entry(key.to_owned()).or_default().insert(instance_id.to_owned(), request);
     }
 
     fn group_fleet_key(&self, fleet_id: &str) -> Option<String> {
@@ -176,10 +193,17 @@ impl Engine {
     }
 
     pub(super) fn is_lowering(&self, instance_id: &str) -> bool {
-        self.groups.states.values().any(|state| state.lowering.contains_key(instance_id))
+        self.g.lowering.owed.values().any(|owed| owed.contains_key(instance_id))
     }
 
     pub(super) fn mind_group_fleets(&mut self) {
+        for node in std::mem::take(&mut self.g.cx.changed.groups) {
+            if let Some((stem, ..)) = self.g.cx.site.place_of(&node)
+                && let Some(state) = self.groups.states.get_mut(stem)
+            {
+                state.touch(&node);
+            }
+        }
         let stems: Vec<String> = self
             .g
             .cx
@@ -400,7 +424,7 @@ impl Engine {
     /// A fleet that takes no new nodes goes when its last node is down.
     fn wind_down(&mut self, key: &str, fleet: GroupFleet, target: (u32, u32)) {
         let Some(state) = self.groups.states.get(key) else { return };
-        if target != (0, 0) || !state.lowering.is_empty() {
+        if target != (0, 0) || self.g.lowering.owes(key) {
             self.reach(key, &fleet, target, None);
         } else if state.clear {
             self.groups.states.remove(key);
@@ -449,6 +473,7 @@ impl Engine {
         let now = self.g.cx.now.mono_ms;
         let awaiting =
             self.groups.states.get_mut(stem).map(|s| std::mem::take(&mut s.awaiting)).unwrap_or_default();
+        self.g.lowering.rename(stem, &key);
         if let Some(old) = self.groups.states.remove(stem) {
             self.groups
                 .states
@@ -479,11 +504,11 @@ impl Engine {
 
     /// The target is what Slurm wants and EC2 has finished: the suspended nodes' instances can go.
     fn end_lowered(&mut self, stem: &str, account: &Account) {
-        let Some(state) = self.groups.states.get_mut(stem) else { return };
-        if !state.settled || state.lowering.is_empty() {
+        let Some(state) = self.groups.states.get(stem) else { return };
+        if !state.settled || !self.g.lowering.owes(stem) {
             return;
         }
-        let lowering = std::mem::take(&mut state.lowering);
+        let lowering = self.g.lowering.take(stem);
         let requests: Vec<String> = lowering
             .iter()
             .filter_map(|(id, request)| {
@@ -743,9 +768,7 @@ impl Engine {
             let text = format!("fleet {fleet_id} is gone from EC2 without our doing");
             self.fact(self.new_fact(FactKind::FleetDeleted, text).group(stem_of_key(&key)));
             self.record(Record::GroupFleet { stem: key.clone(), fleet: None });
-            let Some(state) = self.groups.states.get_mut(&key) else { continue };
-            let lowering = std::mem::take(&mut state.lowering);
-            for id in lowering.into_keys() {
+            for id in self.g.lowering.take(&key).into_keys() {
                 self.end_instance(account, id);
             }
         }

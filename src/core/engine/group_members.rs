@@ -27,7 +27,7 @@ impl Engine {
         let now = self.g.cx.now.mono_ms;
         let Some(state) = self.groups.states.get(stem) else { return };
         let busy = !state.awaiting.is_empty()
-            || !state.lowering.is_empty()
+            || self.g.lowering.owes(stem)
             || !state.spare.is_empty()
             || state.look
             || state.modifying

@@ -112,7 +112,17 @@ struct Cx {
     /// Client tokens made so far.
     counter: u64,
     deadline: Option<u64>,
+    changed: Changed,
     step: Step,
+}
+
+/// Nodes of which something changed that decides whether they want an instance, or which; each room that waits for
+/// that has a list of its own, and takes it before it looks.
+#[derive(Debug, Default)]
+struct Changed {
+    weights: BTreeSet<String>,
+    node_fleets: BTreeSet<String>,
+    groups: BTreeSet<String>,
 }
 
 /// What is known, waiting, or owed until it is done. No store knows who gives it orders.
@@ -157,6 +167,7 @@ impl Engine {
             counter: 0,
             now,
             deadline: Some(now.mono_ms),
+            changed: Changed::default(),
             step: Step::default(),
         };
         let g = Ground {
@@ -441,21 +452,18 @@ impl Engine {
 
     /// Whether this node wants an instance may have changed: what waits for one on its behalf looks again.
     fn wish_changed(&mut self, node: &str) {
-        self.g.weights.touch(node);
-        self.g.launches.fulfilling.touch(node);
-        if let Some((stem, ..)) = self.g.cx.site.place_of(node)
-            && let Some(state) = self.groups.states.get_mut(stem)
-        {
-            state.touch(node);
-        }
+        let changed = &mut self.g.cx.changed;
+        changed.weights.insert(node.to_owned());
+        changed.node_fleets.insert(node.to_owned());
+        changed.groups.insert(node.to_owned());
     }
 
     fn record(&mut self, record: Record) {
         match &record {
             Record::Bound { bindings } => {
-                bindings.iter().for_each(|binding| self.g.weights.touch(&binding.node));
+                self.g.cx.changed.weights.extend(bindings.iter().map(|binding| binding.node.clone()));
             }
-            Record::Unbound { nodes, .. } => nodes.iter().for_each(|node| self.g.weights.touch(node)),
+            Record::Unbound { nodes, .. } => self.g.cx.changed.weights.extend(nodes.iter().cloned()),
             _ => {}
         }
         self.g.cx.persisted.apply_telling(&record, &mut self.g.cx.ledger);

@@ -78,6 +78,8 @@ impl NodeGroup {
 /// Nodes whose instance sleeps, wakes or moves.
 #[derive(Debug, Default)]
 pub(super) struct Sleepers {
+    /// `mono_ms` at which slurmctld is told again that sleeping nodes respond.
+    alive_at: u64,
     pub(super) sleeping: Watched<String, Sleep>,
     /// Nodes whose instance is back, until slurmd must have answered.
     pub(super) woken: Agenda<String>,
@@ -90,7 +92,6 @@ pub(super) struct Sleepers {
 /// When slurmctld hears of sleepers, and EC2 is asked for them.
 #[derive(Debug, Default)]
 pub(super) struct Hibernation {
-    alive_at: u64,
     watch_at: u64,
     watches_in_flight: u32,
 }
@@ -203,7 +204,7 @@ impl Engine {
         // The time to answer was of the waking before: asleep, slurmd cannot.
         self.g.sleepers.woken.remove(node);
         self.g.sleepers.overdue.remove(node);
-        self.hibernation.alive_at = self.g.cx.now.mono_ms;
+        self.g.sleepers.alive_at = self.g.cx.now.mono_ms;
         let text = format!("EC2 hibernated the instance of {node}; its job waits");
         self.fact(self.new_fact(FactKind::NodeAsleep, text).nodes([node]));
     }
@@ -317,12 +318,12 @@ impl Engine {
         if self.g.sleepers.sleeping.is_empty() {
             return;
         }
-        if self.hibernation.alive_at > self.g.cx.now.mono_ms {
-            self.wake(self.hibernation.alive_at);
+        if self.g.sleepers.alive_at > self.g.cx.now.mono_ms {
+            self.wake(self.g.sleepers.alive_at);
             return;
         }
-        self.hibernation.alive_at = self.g.cx.now.mono_ms + self.alive_interval_ms();
-        self.wake(self.hibernation.alive_at);
+        self.g.sleepers.alive_at = self.g.cx.now.mono_ms + self.alive_interval_ms();
+        self.wake(self.g.sleepers.alive_at);
         let nodes: Vec<String> = self
             .g
             .sleepers

@@ -97,6 +97,9 @@ impl Engine {
 
     /// One update for each weight, one after the other.
     pub(super) fn set_weights(&mut self) {
+        for node in std::mem::take(&mut self.g.cx.changed.weights) {
+            self.g.weights.touch(&node);
+        }
         if self.g.weights.due.is_empty()
             || self.g.weights.turn.in_flight()
             || self.g.weights.unread
