@@ -570,9 +570,7 @@ impl Engine {
     }
 
     /// Fleets with our tag that the journal does not know, and fleets of nodes that are down.
-    pub(super) fn take_fleets(&mut self, account: &Account, started: u64, result: CloudResult) {
-        let Ok(CloudReply::Fleets(fleets)) = result else { return };
-        self.take_group_fleets(account, started, &fleets);
+    pub(super) fn take_fleets(&mut self, account: &Account, fleets: Vec<Fleet>) {
         // Whose a fleet is, is not known before slurmctld's nodes and EC2's instances are.
         if !self.g.sight.slurm.is_known() || !self.view_ready(account) {
             return;

@@ -2,6 +2,7 @@
 //! CreateFleet for nodes that wait together: sent, repeated, answered, short or refused.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::fleet::Fulfil;
 use super::outbox::Purpose;
@@ -65,6 +66,13 @@ pub(super) enum Phase {
         next_at: u64,
         since: u64,
     },
+}
+
+/// Nodes for which Spot had nothing, and which may have on-demand instances.
+#[derive(Debug)]
+pub(super) struct FallBack {
+    pub(super) group: Arc<NodeGroup>,
+    pub(super) nodes: Vec<String>,
 }
 
 /// A replay after this long could make a second fleet, should EC2 have forgotten the token.
@@ -317,8 +325,9 @@ impl Engine {
         );
     }
 
-    pub(super) fn take_fleet(&mut self, id: u64, result: CloudResult) {
-        let Some(launch) = self.g.launches.open.get_mut(&id) else { return };
+    /// Returns what is to be asked for on-demand instead.
+    pub(super) fn take_fleet(&mut self, id: u64, result: CloudResult) -> Option<FallBack> {
+        let launch = self.g.launches.open.get_mut(&id)?;
         match result {
             Ok(CloudReply::Fleet(fleet)) => self.take_fleet_reply(id, fleet),
             Ok(other) => {
@@ -329,10 +338,10 @@ impl Engine {
                     message,
                     request_id: None,
                 };
-                self.fail_launch(id, error);
+                self.fail_launch(id, error)
             }
             Err(error) if error.class.is_retryable() => {
-                let Phase::Creating { in_flight, attempts, next_at } = &mut launch.phase else { return };
+                let Phase::Creating { in_flight, attempts, next_at } = &mut launch.phase else { return None };
                 *in_flight = false;
                 *attempts += 1;
                 *next_at = self.g.cx.now.mono_ms + backoff_ms(*attempts, &mut self.g.cx.rng);
@@ -344,15 +353,16 @@ impl Engine {
                     .launch(token)
                     .code(error.code);
                 self.fact(fact);
+                None
             }
             Err(error) => self.fail_launch(id, error),
         }
     }
 
-    fn fail_launch(&mut self, id: u64, error: CloudError) {
+    fn fail_launch(&mut self, id: u64, error: CloudError) -> Option<FallBack> {
         let tried = self.g.launches.attempts_of.remove(&id);
         let least = self.least_of(id);
-        let Some(launch) = self.close_launch(id, Outcome::Failed(error.clone())) else { return };
+        let launch = self.close_launch(id, Outcome::Failed(error.clone()))?;
         let fact = self
             .new_fact(FactKind::CreateFleetFailed, error.message.clone())
             .nodes(&launch.nodes)
@@ -371,28 +381,22 @@ impl Engine {
         let short = self.still_wanted(&launch.nodes);
         if let (Some((tried, first)), [node], ErrorClass::Capacity) = (tried, short.as_slice(), error.class) {
             self.try_next_pool(node, &launch.group, launch.lifecycle, tried, first);
-            return;
+            return None;
         }
-        if !self.fall_back(&launch, &short, &error.code) {
+        let instead = self.fall_back(&launch, &short, &error.code);
+        if instead.is_none() {
             self.refuse(launch.job, &short, &error.code, &error.message);
         }
+        instead
     }
 
-    fn take_fleet_reply(&mut self, id: u64, fleet: FleetReply) {
-        let Some(launch) = self.g.launches.open.get(&id).cloned() else { return };
+    fn take_fleet_reply(&mut self, id: u64, fleet: FleetReply) -> Option<FallBack> {
+        let launch = self.g.launches.open.get(&id).cloned()?;
         if self.is_node_fleet(id) {
-            let Some(node) = self
-                .g
-                .cx
-                .persisted
-                .open
-                .get(&id)
-                .and_then(|intent| intent.launch.as_ref()?.nodes.first().cloned())
-            else {
-                return;
-            };
+            let intent = self.g.cx.persisted.open.get(&id)?;
+            let node = intent.launch.as_ref()?.nodes.first().cloned()?;
             self.take_node_fleet(id, &node, &fleet.fleet_id);
-            return;
+            return None;
         }
         let (group, account, token, lifecycle, started) = (
             launch.group.clone(),
@@ -439,6 +443,7 @@ impl Engine {
         } else {
             self.g.pools.pressure.remove(&group);
         }
+        let mut instead = None;
         if !short.is_empty() {
             let (code, message) = telling(&errors);
             let fact = self
@@ -452,7 +457,8 @@ impl Engine {
                 .code(code.clone());
             self.fact(fact);
             self.release(&short, id);
-            if !self.fall_back(&launch, &short, &code) {
+            instead = self.fall_back(&launch, &short, &code);
+            if instead.is_none() {
                 self.refuse(launch.job, &short, &code, &message);
                 keep.retain(|node| self.wants_instance(node));
             }
@@ -460,7 +466,7 @@ impl Engine {
         if ids.is_empty() {
             self.g.launches.open.remove(&id);
             self.release(&all, id);
-            return;
+            return instead;
         }
         if let Some(launch) = self.g.launches.open.get_mut(&id) {
             launch.lifecycle = lifecycle;
@@ -468,6 +474,7 @@ impl Engine {
             launch.phase =
                 Phase::Describing { pending: ids, in_flight: false, attempts: 0, next_at: now, since: now };
         }
+        instead
     }
 
     /// The least number of instances of which an open CreateFleet gives any.
@@ -507,17 +514,16 @@ impl Engine {
     }
 
     /// Spot could not fill the group: ask for the missing share on-demand, where the site allows it.
-    fn fall_back(&mut self, launch: &Launch, short: &[String], code: &str) -> bool {
-        let Some(group) = self.g.cx.site.group(&launch.group).cloned() else { return false };
+    fn fall_back(&mut self, launch: &Launch, short: &[String], code: &str) -> Option<FallBack> {
+        let group = self.g.cx.site.group(&launch.group).cloned()?;
         if launch.lifecycle != Lifecycle::Spot || group.spot_fallback_s.is_none() || short.is_empty() {
-            return false;
+            return None;
         }
         let text = format!("{} nodes of {} go on-demand: Spot said {code}", short.len(), launch.group);
         self.fact(
             self.new_fact(FactKind::SpotFallback, text).nodes(short).group(launch.group.clone()).code(code),
         );
-        self.begin_launch(&group, short.to_vec(), Lifecycle::OnDemand);
-        true
+        Some(FallBack { group, nodes: short.to_vec() })
     }
 
     /// Tell Slurm that these nodes will not come, so that their jobs are requeued at once.

@@ -42,11 +42,14 @@ mod weight;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use launch::FallBack;
+
+use super::ec2_api::CloudReply;
 use super::event::{CallId, Event, Step};
 use super::fact::{Fact, FactKind};
 use super::name_map::NameMap;
 use super::record::{Binding, Persisted, Record};
-use super::site::Site;
+use super::site::{Lifecycle, Site};
 use super::slurm_api::{NodeBase, NodeFlags, SlurmReply};
 use super::time::Now;
 
@@ -334,14 +337,22 @@ impl Engine {
         let Some(purpose) = self.g.cx.calls.open.remove(&call) else { return };
         self.note_budget(&purpose, &result);
         match purpose {
-            Purpose::Create { intent, .. } => self.take_fleet(intent, result),
+            Purpose::Create { intent, .. } => {
+                if let Some(FallBack { group, nodes }) = self.take_fleet(intent, result) {
+                    self.begin_launch(&group, nodes, Lifecycle::OnDemand);
+                }
+            }
             Purpose::DescribeLaunch { intent, .. } => self.take_launch_instances(intent, result),
             Purpose::List { account, started, .. } => self.take_listing(&account, started, result),
             Purpose::Confirm { account, ids } => self.take_confirmation(&account, &ids, result),
             Purpose::Terminate { intent, .. } => self.take_terminated(intent, result),
             Purpose::Tags { intent, nodes, level, .. } => self.take_tagged(intent, nodes, level, result),
             Purpose::PollFleets { account } => self.take_fleet_instances(&account, result),
-            Purpose::ListFleets { account, started } => self.take_fleets(&account, started, result),
+            Purpose::ListFleets { account, started } => {
+                let Ok(CloudReply::Fleets(fleets)) = result else { return };
+                self.take_group_fleets(&account, started, &fleets);
+                self.take_fleets(&account, fleets);
+            }
             Purpose::DeleteFleets { intent, .. } => self.take_deleted(intent, result),
             Purpose::GroupFleet { intent, stem, .. } => self.take_group_call(intent, &stem, result),
             Purpose::History { account, who, start_unix_ms } => {
