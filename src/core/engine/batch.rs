@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Engine;
 use super::pools::pools;
+use super::{Cx, Demand, Ground, GroupFleets, Launching};
 use crate::core::ec2_api::{CreateFleet, FleetType};
 use crate::core::fleet_spec::LaunchTemplateOverride;
 use crate::core::jobs::{Jobs, Unit};
@@ -72,24 +72,48 @@ pub(super) struct Waiting {
     pub(super) jobs: Jobs,
 }
 
-impl Engine {
+impl Waiting {
     pub(super) fn unqueue(&mut self, stem: &str, index: u32) {
-        if let Some(queue) = self.g.waiting.queues.get_mut(stem) {
+        if let Some(queue) = self.queues.get_mut(stem) {
             queue.remove(index);
         }
     }
 
     pub(super) fn queue_mut(&mut self, stem: &str) -> &mut Queue {
-        self.g.waiting.queues.entry(stem.to_owned()).or_default()
+        self.queues.entry(stem.to_owned()).or_default()
     }
 
-    pub(super) fn close_launch_batches(&mut self) {
-        if self.g.cx.persisted.paused || !self.g.sight.slurm.is_known() {
+    fn take_queue(&mut self, cx: &Cx, stem: &str) -> Vec<String> {
+        let nodes = self.queues.remove(stem).map(|queue| queue.nodes).unwrap_or_default();
+        nodes.into_values().filter(|node| cx.wants_instance(node)).collect()
+    }
+
+    pub(super) fn requeue(&mut self, cx: &mut Cx, nodes: &[String]) {
+        for name in nodes {
+            let Some((stem, _, index)) = cx.site.place_of(name) else { continue };
+            if let Some(node) = cx.nodes.get_mut(name) {
+                node.launch = None;
+            }
+            if cx.wants_instance(name) {
+                let now = cx.now.mono_ms;
+                self.queue_mut(stem).add(index, name, now);
+            }
+        }
+    }
+}
+
+impl Demand {
+    pub(super) fn close_launch_batches(
+        &mut self,
+        g: &mut Ground,
+        launching: &mut Launching,
+        groups: &mut GroupFleets,
+    ) {
+        if g.cx.persisted.paused || !g.sight.slurm.is_known() {
             return;
         }
-        let site = Arc::clone(&self.g.cx.site);
-        let stems: Vec<String> = self
-            .g
+        let site = Arc::clone(&g.cx.site);
+        let stems: Vec<String> = g
             .waiting
             .queues
             .iter()
@@ -98,15 +122,15 @@ impl Engine {
             .collect();
         for stem in stems {
             let Some(group) = site.group(&stem) else { continue };
-            if !self.view_ready(&group.account) {
+            if !g.sight.view_ready(&group.account) {
                 continue;
             }
             let settings = &site.settings;
-            let queue = &self.g.waiting.queues[&stem];
-            let pressure = self.g.pools.pressure.get(&stem).cloned().unwrap_or_default();
+            let queue = &g.waiting.queues[&stem];
+            let pressure = g.pools.pressure.get(&stem).cloned().unwrap_or_default();
             if pressure.is_protected() {
-                let nodes = self.take_queue(&stem);
-                self.fail_nodes(&nodes, "GroupProtected", &format!(
+                let nodes = g.waiting.take_queue(&g.cx, &stem);
+                g.fail_nodes(&nodes, "GroupProtected", &format!(
                     "node group {stem} is closed after {} failed launches; `ec2fleet resume-operations` opens it",
                     pressure.failures()
                 ));
@@ -115,101 +139,100 @@ impl Engine {
             let closed = (queue.last + settings.batch_idle_ms).min(queue.first + settings.batch_max_ms);
             let by_job = launches_by_job(group);
             let due = closed.max(if by_job { queue.look_at } else { pressure.retry_at(1) });
-            if due > self.g.cx.now.mono_ms {
-                self.wake(due);
+            if due > g.cx.now.mono_ms {
+                g.cx.wake(due);
             } else if by_job {
-                self.launch_due_units(group, &stem);
+                self.launch_due_units(g, launching, group, &stem);
             } else {
-                let nodes = self.take_queue(&stem);
-                self.begin_launch(group, nodes, group.lifecycle);
+                let nodes = g.waiting.take_queue(&g.cx, &stem);
+                self.begin_launch(g, launching, groups, group, nodes, group.lifecycle);
             }
         }
     }
 
     /// Launch what of the queue may be launched; the rest waits for its own time.
-    fn launch_due_units(&mut self, group: &Arc<NodeGroup>, stem: &str) {
-        let now = self.g.cx.now.mono_ms;
+    fn launch_due_units(
+        &mut self,
+        g: &mut Ground,
+        launching: &mut Launching,
+        group: &Arc<NodeGroup>,
+        stem: &str,
+    ) {
+        let now = g.cx.now.mono_ms;
         let mut again = now + LOOK_AGAIN_MS;
-        let waiting = self.g.waiting.queues.get(stem).into_iter().flat_map(|queue| &queue.nodes);
-        let gone = waiting.filter(|(_, node)| !self.wants_instance(node)).map(|(index, _)| *index);
+        let waiting = g.waiting.queues.get(stem).into_iter().flat_map(|queue| &queue.nodes);
+        let gone = waiting.filter(|(_, node)| !g.cx.wants_instance(node)).map(|(index, _)| *index);
         for index in gone.collect::<Vec<u32>>() {
-            self.unqueue(stem, index);
+            g.waiting.unqueue(stem, index);
         }
-        for unit in self.units_of_queue(stem) {
-            match self.unit_due(stem, &unit) {
+        for unit in g.waiting.units_of_queue(&g.cx, stem) {
+            match self.unit_due(g, stem, &unit) {
                 Some(due) if due <= now => {
-                    if let Some(queue) = self.g.waiting.queues.get_mut(stem) {
+                    if let Some(queue) = g.waiting.queues.get_mut(stem) {
                         queue.take(unit.nodes());
                     }
-                    self.launch_unit(group, &unit, group.lifecycle);
+                    launching.launch_unit(g, group, &unit, group.lifecycle);
                 }
                 due => again = again.min(due.unwrap_or(again)),
             }
         }
-        if let Some(queue) = self.g.waiting.queues.get_mut(stem).filter(|queue| !queue.is_empty()) {
+        if let Some(queue) = g.waiting.queues.get_mut(stem).filter(|queue| !queue.is_empty()) {
             queue.look_at = again.min(now + LOOK_MS);
-            self.wake(again);
+            g.cx.wake(again);
         }
     }
 
-    fn launch_unit(&mut self, group: &Arc<NodeGroup>, unit: &Unit, lifecycle: Lifecycle) {
-        for nodes in unit.nodes().chunks(self.max_fleet_nodes()) {
-            let least = unit.least().min(nodes.len());
-            self.begin_instant_fleet(group, nodes.to_vec(), least, lifecycle);
-        }
-    }
-
-    fn max_fleet_nodes(&self) -> usize {
-        self.g.cx.site.settings.max_fleet_nodes.max(1) as usize
-    }
-
-    fn take_queue(&mut self, stem: &str) -> Vec<String> {
-        let nodes = self.g.waiting.queues.remove(stem).map(|queue| queue.nodes).unwrap_or_default();
-        nodes.into_values().filter(|node| self.wants_instance(node)).collect()
-    }
-
-    pub(super) fn begin_launch(&mut self, group: &Arc<NodeGroup>, nodes: Vec<String>, lifecycle: Lifecycle) {
+    pub(super) fn begin_launch(
+        &mut self,
+        g: &mut Ground,
+        launching: &mut Launching,
+        groups: &mut GroupFleets,
+        group: &Arc<NodeGroup>,
+        nodes: Vec<String>,
+        lifecycle: Lifecycle,
+    ) {
         if launches_by_job(group) {
-            for unit in self.g.waiting.jobs.units(&nodes) {
-                self.launch_unit(group, &unit, lifecycle);
+            for unit in g.waiting.jobs.units(&nodes) {
+                launching.launch_unit(g, group, &unit, lifecycle);
             }
             return;
         }
-        for nodes in nodes.chunks(self.max_fleet_nodes()) {
+        for nodes in nodes.chunks(launching.max_fleet_nodes(g)) {
             match group.scope {
-                FleetScope::Group => self.await_group_fleet(group, nodes),
-                FleetScope::Node => self.begin_node_fleets(group, nodes, lifecycle, &BTreeMap::new()),
-                FleetScope::Launch => self.begin_instant_fleet(group, nodes.to_vec(), 1, lifecycle),
+                FleetScope::Group => groups.await_group_fleet(g, group, nodes),
+                FleetScope::Node => launching.begin_node_fleets(g, group, nodes, lifecycle, &BTreeMap::new()),
+                FleetScope::Launch => launching.begin_instant_fleet(g, group, nodes.to_vec(), 1, lifecycle),
             }
         }
+    }
+}
+
+impl Launching {
+    fn launch_unit(&mut self, g: &mut Ground, group: &Arc<NodeGroup>, unit: &Unit, lifecycle: Lifecycle) {
+        for nodes in unit.nodes().chunks(self.max_fleet_nodes(g)) {
+            let least = unit.least().min(nodes.len());
+            self.begin_instant_fleet(g, group, nodes.to_vec(), least, lifecycle);
+        }
+    }
+
+    fn max_fleet_nodes(&self, g: &Ground) -> usize {
+        g.cx.site.settings.max_fleet_nodes.max(1) as usize
     }
 
     /// One instant fleet, which gives `least` instances or none.
     fn begin_instant_fleet(
         &mut self,
+        g: &mut Ground,
         group: &Arc<NodeGroup>,
         nodes: Vec<String>,
         least: usize,
         lifecycle: Lifecycle,
     ) {
-        let token = self.new_token();
-        let pools = pools(group, lifecycle, &self.cooling_pools(least));
+        let token = g.cx.new_token();
+        let pools = pools(group, lifecycle, &g.pools.cooling_pools(&g.cx, least));
         let count = (nodes.len(), least);
-        let request = fleet_request(&self.g.cx.site, group, count, lifecycle, &token, pools);
-        self.record_launch(group, nodes, lifecycle, token, request);
-    }
-
-    pub(super) fn requeue(&mut self, nodes: &[String]) {
-        for name in nodes {
-            let Some((stem, _, index)) = self.g.cx.site.place_of(name) else { continue };
-            if let Some(node) = self.g.cx.nodes.get_mut(name) {
-                node.launch = None;
-            }
-            if self.wants_instance(name) {
-                let now = self.g.cx.now.mono_ms;
-                self.queue_mut(stem).add(index, name, now);
-            }
-        }
+        let request = fleet_request(&g.cx.site, group, count, lifecycle, &token, pools);
+        self.record_launch(g, group, nodes, lifecycle, token, request);
     }
 }
 

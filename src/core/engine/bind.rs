@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::launch::Phase;
-use super::{Desire, Engine};
+use super::{Cx, Desire, Ground, Launching, Waiting};
 use crate::core::ec2_api::{CloudReply, CloudResult, Instance};
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
@@ -14,18 +14,18 @@ use crate::core::site::{Account, Lifecycle};
 /// EC2 lists an instance some time after it has launched it; this long, tags wait for the missing ones.
 const TAG_PATIENCE_MS: u64 = 5_000;
 
-impl Engine {
+impl Launching {
     /// The addresses of a launch's instances, as far as EC2 shows them.
-    pub(super) fn take_launch_instances(&mut self, id: u64, result: CloudResult) {
-        let Some(launch) = self.g.launches.open.get_mut(&id) else { return };
+    pub(super) fn take_launch_instances(&mut self, g: &mut Ground, id: u64, result: CloudResult) {
+        let Some(launch) = g.launches.open.get_mut(&id) else { return };
         let Phase::Describing { pending, in_flight, attempts, next_at, since } = &mut launch.phase else {
             return;
         };
-        let grace = u64::from(self.g.cx.site.settings.consistency_grace_s) * 1000;
-        let patient = since.saturating_add(grace) > self.g.cx.now.mono_ms;
+        let grace = u64::from(g.cx.site.settings.consistency_grace_s) * 1000;
+        let patient = since.saturating_add(grace) > g.cx.now.mono_ms;
         *in_flight = false;
         *attempts += 1;
-        *next_at = self.g.cx.now.mono_ms + backoff_ms(*attempts, &mut self.g.cx.rng);
+        *next_at = g.cx.now.mono_ms + backoff_ms(*attempts, &mut g.cx.rng);
         let Ok(CloudReply::Instances(instances)) = result else { return };
 
         let asked: BTreeSet<String> = std::mem::take(pending).into_iter().collect();
@@ -38,35 +38,36 @@ impl Engine {
             }
             if instance.state.is_ended() {
                 ended.push(instance);
-            } else if instance.private_ip.is_some() && !self.g.cx.ledger.is_bound(&instance.id) {
+            } else if instance.private_ip.is_some() && !g.cx.ledger.is_bound(&instance.id) {
                 usable.push(instance);
             }
         }
         let answered: BTreeSet<&String> = usable.iter().chain(&ended).map(|instance| &instance.id).collect();
         let rest: Vec<String> =
-            asked.into_iter().filter(|id| !answered.contains(id) && !self.g.cx.ledger.is_bound(id)).collect();
+            asked.into_iter().filter(|id| !answered.contains(id) && !g.cx.ledger.is_bound(id)).collect();
         let complete = rest.is_empty();
-        if let Some(launch) = self.g.launches.open.get_mut(&id)
+        if let Some(launch) = g.launches.open.get_mut(&id)
             && let Phase::Describing { pending, .. } = &mut launch.phase
         {
             *pending = rest;
         }
-        self.give_to_launch(id, &account, &token, usable, complete);
+        self.give_to_launch(g, id, &account, &token, usable, complete);
         if !ended.is_empty() {
-            self.note_dead_on_arrival(id, &ended);
+            self.note_dead_on_arrival(g, id, &ended);
         }
-        if complete && let Some(launch) = self.g.launches.open.remove(&id) {
-            self.release(&launch.nodes, id);
-            let left = self.still_wanted(&launch.nodes);
-            self.fail_nodes(&left, "InstanceEnded", "EC2 ended the instance before it had an address");
+        if complete && let Some(launch) = g.launches.open.remove(&id) {
+            g.cx.release(&launch.nodes, id);
+            let left = g.cx.still_wanted(&launch.nodes);
+            g.fail_nodes(&left, "InstanceEnded", "EC2 ended the instance before it had an address");
         } else if !patient {
             // Only an answer that lacks them says so: EC2 out of reach shows nothing.
-            self.give_up_describing(id);
+            self.give_up_describing(g, id);
         }
     }
 
     fn give_to_launch(
         &mut self,
+        g: &mut Ground,
         id: u64,
         account: &Account,
         token: &str,
@@ -76,39 +77,41 @@ impl Engine {
         usable.sort_by(|a, b| {
             (&a.reservation_id, a.ami_launch_index).cmp(&(&b.reservation_id, b.ami_launch_index))
         });
-        let Some(launch) = self.g.launches.open.get(&id) else { return };
+        let Some(launch) = g.launches.open.get(&id) else { return };
         let (stem, candidates) = (launch.group.clone(), launch.nodes.clone());
-        let mut nodes = self.still_wanted(&candidates);
+        let mut nodes = g.cx.still_wanted(&candidates);
         // A node that came later can use what an earlier one no longer wants.
         if complete && nodes.len() < usable.len() {
-            nodes.extend(self.queued_nodes(&stem, usable.len() - nodes.len()));
+            nodes.extend(g.waiting.queued_nodes(&g.cx, &stem, usable.len() - nodes.len()));
         }
         let surplus = usable.split_off(usable.len().min(nodes.len()));
         nodes.truncate(usable.len());
         let pairs: Vec<(String, Instance)> = nodes.into_iter().zip(usable).collect();
         let tag_delay = if complete { 0 } else { TAG_PATIENCE_MS };
         let given: BTreeSet<String> = pairs.iter().map(|(node, _)| node.clone()).collect();
-        self.bind(account, Some(token), pairs, tag_delay);
-        if let Some(launch) = self.g.launches.open.get_mut(&id) {
+        g.bind(account, Some(token), pairs, tag_delay);
+        if let Some(launch) = g.launches.open.get_mut(&id) {
             launch.nodes.retain(|node| !given.contains(node));
         }
         for instance in surplus {
-            self.end_instance(account, instance.id);
+            g.end_instance(account, instance.id);
         }
     }
 
-    fn note_dead_on_arrival(&mut self, id: u64, ended: &[Instance]) {
-        let Some(launch) = self.g.launches.open.get_mut(&id) else { return };
+    fn note_dead_on_arrival(&mut self, g: &mut Ground, id: u64, ended: &[Instance]) {
+        let Some(launch) = g.launches.open.get_mut(&id) else { return };
         // Whichever node would have had the instance: the last ones wait in vain.
         let keep = launch.nodes.len().saturating_sub(ended.len());
         let nodes = launch.nodes.split_off(keep);
         let code = ended[0].state_reason.clone().unwrap_or_else(|| "InstanceEnded".into());
         let message = format!("EC2 ended instance {} while it was starting", ended[0].id);
-        self.release(&nodes, id);
-        let wanted = self.still_wanted(&nodes);
-        self.fail_nodes(&wanted, &code, &message);
+        g.cx.release(&nodes, id);
+        let wanted = g.cx.still_wanted(&nodes);
+        g.fail_nodes(&wanted, &code, &message);
     }
+}
 
+impl Ground {
     /// Give each instance to its node: record, address, tags.
     pub(super) fn bind(
         &mut self,
@@ -120,24 +123,24 @@ impl Engine {
         if pairs.is_empty() {
             return;
         }
-        let now = self.g.cx.now.mono_ms;
+        let now = self.cx.now.mono_ms;
         let mut bindings = Vec::with_capacity(pairs.len());
         for (node, instance) in pairs {
             let addr = instance.private_ip.clone().unwrap_or_default();
-            self.g.sight.orphans.remove(&instance.id);
-            self.wish_changed(&node);
-            let entry = self.g.cx.nodes.entry(node.clone()).or_default();
+            self.sight.orphans.remove(&instance.id);
+            self.cx.wish_changed(&node);
+            let entry = self.cx.nodes.entry(node.clone()).or_default();
             entry.bound_at = now;
             entry.launch = None;
             entry.bare_since = None;
             let told = entry.desire == Desire::Keep && entry.slurm_addr.as_deref() == Some(addr.as_str());
-            if let Some((stem, _, index)) = self.g.cx.site.place_of(&node)
-                && let Some(queue) = self.g.waiting.queues.get_mut(stem)
+            if let Some((stem, _, index)) = self.cx.site.place_of(&node)
+                && let Some(queue) = self.waiting.queues.get_mut(stem)
             {
                 queue.remove(index);
             }
             if !told {
-                self.g.addresses.want(node.clone());
+                self.addresses.want(node.clone());
             }
             bindings.push(Binding {
                 launch: launch
@@ -152,7 +155,7 @@ impl Engine {
                 lifecycle: instance.lifecycle,
                 reservation_id: instance.reservation_id,
                 ami_launch_index: instance.ami_launch_index,
-                bound_unix_ms: self.g.cx.now.unix_ms,
+                bound_unix_ms: self.cx.now.unix_ms,
                 tags: TagLevel::Birth,
                 told,
                 fleet: instance.tags.get(super::fleet::FLEET_ID).map(str::to_owned),
@@ -161,24 +164,25 @@ impl Engine {
         }
         let names: Vec<String> = bindings.iter().map(|binding| binding.node.clone()).collect();
         let fact = self
+            .cx
             .new_fact(
                 FactKind::NodesBound,
                 format!("{} instances have a node and an address", bindings.len()),
             )
             .nodes(&names)
             .instances(bindings.iter().map(|binding| binding.instance_id.clone()))
-            .after_ms(self.waited(&names));
-        self.fact(fact);
+            .after_ms(self.cx.waited(&names));
+        self.cx.fact(fact);
         self.note_fallback(&bindings);
-        self.g.tags.bound(&bindings, &self.g.cx.site, now, tag_delay);
-        self.record(Record::Bound { bindings });
+        self.tags.bound(&bindings, &self.cx.site, now, tag_delay);
+        self.cx.record(Record::Bound { bindings });
     }
 
     /// On-demand instances of groups that should be Spot: they cost more, which the event says where prices are known.
     fn note_fallback(&mut self, bindings: &[Binding]) {
         let mut kinds: BTreeMap<(String, String), Vec<&Binding>> = BTreeMap::new();
         for binding in bindings.iter().filter(|binding| binding.lifecycle == Lifecycle::OnDemand) {
-            let Some((group, _)) = self.g.cx.site.locate(&binding.node) else { continue };
+            let Some((group, _)) = self.cx.site.locate(&binding.node) else { continue };
             if group.lifecycle == Lifecycle::Spot {
                 kinds.entry((group.stem(), binding.instance_type.clone())).or_default().push(binding);
             }
@@ -186,21 +190,24 @@ impl Engine {
         for ((stem, kind), bindings) in kinds {
             let text = format!("{} nodes of {stem} run on-demand on {kind}", bindings.len());
             let fact = self
+                .cx
                 .new_fact(FactKind::SpotFallback, text)
                 .group(stem)
                 .nodes(bindings.iter().map(|binding| &binding.node))
                 .instances(bindings.iter().map(|binding| binding.instance_id.clone()));
-            self.fact(fact);
+            self.cx.fact(fact);
         }
     }
+}
 
+impl Waiting {
     /// Waiting nodes of the group that no launch serves yet, lowest index first; with `AllOrNothing` only what is of use
     /// together.
-    pub(super) fn queued_nodes(&self, stem: &str, at_most: usize) -> Vec<String> {
-        let Some(queue) = self.g.waiting.queues.get(stem) else { return Vec::new() };
-        if self.g.cx.site.group(stem).is_some_and(|group| group.all_or_nothing) {
+    pub(super) fn queued_nodes(&self, cx: &Cx, stem: &str, at_most: usize) -> Vec<String> {
+        let Some(queue) = self.queues.get(stem) else { return Vec::new() };
+        if cx.site.group(stem).is_some_and(|group| group.all_or_nothing) {
             let mut nodes = Vec::new();
-            for unit in self.units_of_queue(stem) {
+            for unit in self.units_of_queue(cx, stem) {
                 let left = at_most - nodes.len();
                 if unit.least() <= left {
                     nodes.extend(unit.nodes().iter().take(left).cloned());
@@ -208,7 +215,7 @@ impl Engine {
             }
             return nodes;
         }
-        queue.names().filter(|node| self.wants_instance(node)).take(at_most).cloned().collect()
+        queue.names().filter(|node| cx.wants_instance(node)).take(at_most).cloned().collect()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Engine, PowerSource};
+use super::{Ground, GroupFleets, PowerSource};
 use crate::core::event::Effect;
 use crate::core::fact::FactKind;
 use crate::core::name_map::find_near;
@@ -51,20 +51,20 @@ pub(super) struct Demand {
     pub(super) start_jobs_at: Option<u64>,
 }
 
-impl Engine {
-    pub(super) fn take_power(&mut self, reading: &PowerReading) {
+impl Demand {
+    pub(super) fn take_power(&mut self, g: &mut Ground, groups: &mut GroupFleets, reading: &PowerReading) {
         if reading.reconfigured {
-            self.forget_weights();
+            g.forget_weights();
         }
         // Down first: a node that was suspended and woken again between two readings is waking now.
         let mut changes: Vec<(&str, Desire)> = Vec::new();
         for node in &reading.suspended_ended {
-            if self.g.cx.nodes.get(node).is_some_and(|n| n.desire == Desire::Down) {
+            if g.cx.nodes.get(node).is_some_and(|n| n.desire == Desire::Down) {
                 changes.push((node, Desire::Keep));
             }
         }
         for node in &reading.waking_ended {
-            if self.g.cx.nodes.get(node).is_some_and(|n| n.desire == Desire::Waking) {
+            if g.cx.nodes.get(node).is_some_and(|n| n.desire == Desire::Waking) {
                 changes.push((node, Desire::Keep));
             }
         }
@@ -74,7 +74,7 @@ impl Engine {
         let mut gone: Vec<String> = Vec::new();
         if reading.full {
             // What ended since the last reading is not told apart: the next differences begin with this one.
-            for (name, node) in &self.g.cx.nodes {
+            for (name, node) in &g.cx.nodes {
                 let left = matches!(node.desire, Desire::Waking | Desire::Down);
                 if left && !settled.contains_key(name.as_str()) {
                     gone.push(name.clone());
@@ -83,46 +83,51 @@ impl Engine {
         }
         let mut seen = Seen::default();
         for name in gone {
-            self.set_desire(&name, Desire::Keep, &mut seen);
+            self.set_desire(g, groups, &name, Desire::Keep, &mut seen);
         }
         for (name, desire) in settled {
-            self.set_desire(name, desire, &mut seen);
+            self.set_desire(g, groups, name, desire, &mut seen);
         }
-        self.tell_seen(seen);
+        self.tell_seen(g, seen);
     }
 
-    pub(super) fn take_request(&mut self, nodes: &[String], desire: Desire) {
-        match self.g.cx.options.source {
+    pub(super) fn take_request(
+        &mut self,
+        g: &mut Ground,
+        groups: &mut GroupFleets,
+        nodes: &[String],
+        desire: Desire,
+    ) {
+        match g.cx.options.source {
             // The bitmaps are the truth; a late request must not wake a node that is down again.
-            PowerSource::Watch => self.g.cx.step.effects.push(Effect::ReadPower),
+            PowerSource::Watch => g.cx.step.effects.push(Effect::ReadPower),
             PowerSource::Requests => {
                 let mut seen = Seen::default();
                 for node in nodes {
-                    self.set_desire(node, desire, &mut seen);
+                    self.set_desire(g, groups, node, desire, &mut seen);
                 }
-                self.tell_seen(seen);
+                self.tell_seen(g, seen);
             }
         }
     }
 
     /// Slurm gave up waiting for these nodes: their instances have to go, and the nodes back into service.
-    pub(super) fn take_resume_failed(&mut self, nodes: &[String]) {
+    pub(super) fn take_resume_failed(&mut self, g: &mut Ground, groups: &mut GroupFleets, nodes: &[String]) {
         let mut seen = Seen::default();
         for node in nodes {
-            if self.g.cx.nodes.get(node).is_none_or(|n| n.desire != Desire::Keep || n.base == NodeBase::Down)
-            {
-                self.set_desire(node, Desire::Down, &mut seen);
+            if g.cx.nodes.get(node).is_none_or(|n| n.desire != Desire::Keep || n.base == NodeBase::Down) {
+                self.set_desire(g, groups, node, Desire::Down, &mut seen);
             }
         }
-        self.tell_seen(seen);
-        if self.g.cx.options.source == PowerSource::Watch {
-            self.g.cx.step.effects.push(Effect::ReadPower);
+        self.tell_seen(g, seen);
+        if g.cx.options.source == PowerSource::Watch {
+            g.cx.step.effects.push(Effect::ReadPower);
         }
-        self.rescan_now();
+        g.sight.rescan_now(&g.cx);
     }
 
     /// Take in what slurmctld says of every node.
-    pub(super) fn take_slurm_nodes(&mut self, nodes: &[SlurmNode]) {
+    pub(super) fn take_slurm_nodes(&mut self, g: &mut Ground, groups: &mut GroupFleets, nodes: &[SlurmNode]) {
         let mut seen = Seen::default();
         let mut wrong_addr = Vec::new();
         let mut near = Place { node: 0, binding: None };
@@ -132,13 +137,15 @@ impl Engine {
             if slurm.flags.has(NodeFlags::POWER_DOWN)
                 && desire == Desire::Keep
                 && !slurm.has_job()
-                && self.g.cx.nodes.get(&slurm.name).is_some_and(|node| node.desire == Desire::Down)
+                && g.cx.nodes.get(&slurm.name).is_some_and(|node| node.desire == Desire::Down)
             {
                 desire = Desire::Down;
             }
-            let Some(place) = self.set_desire_near(&slurm.name, near, desire, &mut seen) else { continue };
+            let Some(place) = self.set_desire_near(g, groups, &slurm.name, near, desire, &mut seen) else {
+                continue;
+            };
             near = Place { node: place.node + 1, binding: place.binding.map(|at| at + 1) };
-            let node = &mut self.g.cx.nodes[place.node];
+            let node = &mut g.cx.nodes[place.node];
             node.base = slurm.base;
             node.flags = slurm.flags;
             node.has_job = slurm.has_job();
@@ -147,38 +154,38 @@ impl Engine {
             }
             if slurm.weight.is_some() && node.slurm_weight != slurm.weight {
                 node.slurm_weight = slurm.weight;
-                self.g.cx.changed.weights.insert(slurm.name.clone());
+                g.cx.changed.weights.insert(slurm.name.clone());
             }
             if node.slurm_addr.as_deref() != Some(slurm.addr.as_str()) {
                 node.slurm_addr = Some(slurm.addr.clone());
                 if desire == Desire::Waking && slurm.addr == slurm.name {
                     // Perhaps it was powered down and up again unnoticed.
-                    self.g.placeholders.begin(&slurm.name, self.g.cx.now.mono_ms);
+                    g.placeholders.begin(&slurm.name, g.cx.now.mono_ms);
                 }
             }
             if desire != Desire::Down
                 && let Some(binding) = place.binding
-                && self.g.cx.persisted.bindings[binding].addr != slurm.addr
+                && g.cx.persisted.bindings[binding].addr != slurm.addr
             {
                 wrong_addr.push(slurm.name.clone());
             }
         }
         for name in wrong_addr {
-            self.g.addresses.want(name);
+            g.addresses.want(name);
         }
-        self.tell_seen(seen);
-        self.leave_unconfigured(nodes);
+        self.tell_seen(g, seen);
+        self.leave_unconfigured(g, nodes);
     }
 
     /// Nodes of groups that are no longer configured: what stands behind them goes once Slurm has them powered down,
     /// or does not have them at all.
-    fn leave_unconfigured(&mut self, nodes: &[SlurmNode]) {
-        let state = &self.g.cx.persisted;
+    fn leave_unconfigured(&mut self, g: &mut Ground, nodes: &[SlurmNode]) {
+        let state = &g.cx.persisted;
         let left: BTreeSet<String> = (state.bindings.keys().chain(state.fleets.keys()))
-            .filter(|node| self.g.cx.site.locate(node).is_none() && !self.is_locked(node))
+            .filter(|node| g.cx.site.locate(node).is_none() && !g.cx.is_locked(node))
             .cloned()
             .collect();
-        self.demand.unconfigured.retain(|node, _| left.contains(node));
+        self.unconfigured.retain(|node, _| left.contains(node));
         if left.is_empty() {
             return;
         }
@@ -187,15 +194,15 @@ impl Engine {
             .filter(|node| left.contains(&node.name) && Desire::of(node) != Desire::Down)
             .map(|node| node.name.as_str())
             .collect();
-        let grace = u64::from(self.g.cx.site.settings.orphan_grace_s) * 1000;
+        let grace = u64::from(g.cx.site.settings.orphan_grace_s) * 1000;
         let mut down = Vec::new();
         for node in left {
             if up.contains(node.as_str()) {
-                self.demand.unconfigured.remove(&node);
+                self.unconfigured.remove(&node);
                 continue;
             }
-            let since = *self.demand.unconfigured.entry(node.clone()).or_insert(self.g.cx.now.mono_ms);
-            if self.g.cx.now.since(since) >= grace {
+            let since = *self.unconfigured.entry(node.clone()).or_insert(g.cx.now.mono_ms);
+            if g.cx.now.since(since) >= grace {
                 down.push(node);
             }
         }
@@ -203,30 +210,45 @@ impl Engine {
             return;
         }
         let text = format!("{} nodes are down and no longer configured", down.len());
-        self.fact(self.new_fact(FactKind::PowerDownSeen, text).nodes(&down));
+        g.cx.fact(g.cx.new_fact(FactKind::PowerDownSeen, text).nodes(&down));
         for node in &down {
-            self.end_fleet_of(node);
+            g.end_fleet_of(node);
         }
-        self.unbind(&down, "no longer configured");
+        g.unbind(&down, "no longer configured");
     }
 
-    fn set_desire(&mut self, name: &str, desire: Desire, seen: &mut Seen) {
-        self.set_desire_near(name, Place { node: 0, binding: None }, desire, seen);
+    fn set_desire(
+        &mut self,
+        g: &mut Ground,
+        groups: &mut GroupFleets,
+        name: &str,
+        desire: Desire,
+        seen: &mut Seen,
+    ) {
+        self.set_desire_near(g, groups, name, Place { node: 0, binding: None }, desire, seen);
     }
 
     /// Nothing happens to a node that the configuration does not know. A node that is as it was costs two look-ups, which
     /// a good guess makes cheap.
-    fn set_desire_near(&mut self, name: &str, near: Place, desire: Desire, seen: &mut Seen) -> Option<Place> {
-        let (stem, _, index) = self.g.cx.site.place_of(name)?;
-        let binding = find_near(&self.g.cx.persisted.bindings, name, near.binding.unwrap_or(0));
+    fn set_desire_near(
+        &mut self,
+        g: &mut Ground,
+        groups: &mut GroupFleets,
+        name: &str,
+        near: Place,
+        desire: Desire,
+        seen: &mut Seen,
+    ) -> Option<Place> {
+        let (stem, _, index) = g.cx.site.place_of(name)?;
+        let binding = find_near(&g.cx.persisted.bindings, name, near.binding.unwrap_or(0));
         let bound = binding.is_some();
-        let locked = self.is_locked(name);
-        let now = self.g.cx.now.mono_ms;
-        let place = match find_near(&self.g.cx.nodes, name, near.node) {
+        let locked = g.cx.is_locked(name);
+        let now = g.cx.now.mono_ms;
+        let place = match find_near(&g.cx.nodes, name, near.node) {
             Some(place) => place,
-            None => self.g.cx.nodes.insert_full(name.to_owned(), super::Node::default()).0,
+            None => g.cx.nodes.insert_full(name.to_owned(), super::Node::default()).0,
         };
-        let node = &mut self.g.cx.nodes[place];
+        let node = &mut g.cx.nodes[place];
         let before = std::mem::replace(&mut node.desire, desire);
         if before != desire {
             let waited = now.saturating_sub(node.since);
@@ -239,15 +261,15 @@ impl Engine {
             }
             match desire {
                 // What a launch of an earlier process says of jobs is of the power-up that goes on.
-                Desire::Waking if before != Desire::Unknown => self.g.waiting.jobs.begin(name, now),
-                Desire::Down if before == Desire::Waking => self.g.waiting.jobs.lose(name),
-                Desire::Keep | Desire::Down => self.g.waiting.jobs.end(name),
+                Desire::Waking if before != Desire::Unknown => g.waiting.jobs.begin(name, now),
+                Desire::Down if before == Desire::Waking => g.waiting.jobs.lose(name),
+                Desire::Keep | Desire::Down => g.waiting.jobs.end(name),
                 Desire::Waking | Desire::Unknown => {}
             }
-            self.g.failures.forget(name);
+            g.failures.forget(name);
             match (before, desire) {
                 (_, Desire::Waking) => {
-                    self.g.placeholders.begin(name, now);
+                    g.placeholders.begin(name, now);
                     seen.up.push(name.to_owned());
                 }
                 (Desire::Waking, Desire::Keep) if bound => seen.ready.push((name.to_owned(), waited)),
@@ -256,84 +278,86 @@ impl Engine {
                 (_, Desire::Down) => seen.down.push(name.to_owned()),
                 _ => {}
             }
-            self.wish_changed(name);
+            g.cx.wish_changed(name);
         }
         let place = Place { node: place, binding };
         if locked {
             return Some(place);
         }
-        let node = &self.g.cx.nodes[place.node];
+        let node = &g.cx.nodes[place.node];
         match desire {
             Desire::Waking
                 if !bound
                     && node.launch.is_none()
                     && !node.reported
-                    && !self.g.launches.fulfilling.contains_key(name)
-                    && !self.awaits_group_fleet(stem, name) =>
+                    && !g.launches.fulfilling.contains_key(name)
+                    && !groups.awaits_group_fleet(stem, name) =>
             {
-                self.queue_mut(stem).add(index, name, now);
+                g.waiting.queue_mut(stem).add(index, name, now);
             }
             Desire::Down => {
-                self.unqueue(stem, index);
+                g.waiting.unqueue(stem, index);
                 if bound {
                     seen.unbind.push(name.to_owned());
                 }
-                if self.g.cx.persisted.fleets.contains_key(name) || self.is_relocating(name) {
+                if g.cx.persisted.fleets.contains_key(name) || g.cx.is_relocating(name) {
                     seen.fleets.push(name.to_owned());
                 }
             }
-            Desire::Keep => self.unqueue(stem, index),
+            Desire::Keep => g.waiting.unqueue(stem, index),
             Desire::Waking | Desire::Unknown => {}
         }
         Some(place)
     }
 
-    fn tell_seen(&mut self, seen: Seen) {
+    fn tell_seen(&mut self, g: &mut Ground, seen: Seen) {
         if !seen.up.is_empty() {
-            self.fact(
-                self.new_fact(FactKind::PowerUpSeen, format!("Slurm powers up {} nodes", seen.up.len()))
+            g.cx.fact(
+                g.cx.new_fact(FactKind::PowerUpSeen, format!("Slurm powers up {} nodes", seen.up.len()))
                     .nodes(&seen.up),
             );
         }
         if !seen.ended.is_empty() {
             let text =
                 format!("{} nodes left the power-up state before they had an instance", seen.ended.len());
-            self.fact(self.new_fact(FactKind::PowerUpEnded, text).nodes(&seen.ended));
+            g.cx.fact(g.cx.new_fact(FactKind::PowerUpEnded, text).nodes(&seen.ended));
         }
         if !seen.ready.is_empty() {
             let slowest = seen.ready.iter().map(|(_, waited)| *waited).max().unwrap_or_default();
             let names: Vec<&String> = seen.ready.iter().map(|(name, _)| name).collect();
             let text = format!("{} nodes registered with slurmctld", names.len());
-            self.jobs_may_start();
-            self.fact(self.new_fact(FactKind::NodesReady, text).nodes(names).after_ms(slowest));
+            self.jobs_may_start(g);
+            g.cx.fact(g.cx.new_fact(FactKind::NodesReady, text).nodes(names).after_ms(slowest));
         }
         if !seen.down.is_empty() {
             let text = format!("Slurm powers down {} nodes", seen.down.len());
-            self.fact(self.new_fact(FactKind::PowerDownSeen, text).nodes(&seen.down));
+            g.cx.fact(g.cx.new_fact(FactKind::PowerDownSeen, text).nodes(&seen.down));
         }
         for name in &seen.fleets {
-            self.end_fleet_of(name);
+            g.end_fleet_of(name);
         }
-        self.unbind(&seen.unbind, "powered down by Slurm");
+        g.unbind(&seen.unbind, "powered down by Slurm");
     }
+}
 
+impl Ground {
     /// Take these nodes' instances from them, and have the instances ended.
     pub(super) fn unbind(&mut self, nodes: &[String], why: &str) {
         let (mut terminated, mut others) = (Vec::new(), Vec::new());
         for name in nodes {
-            let Some(binding) = self.g.cx.persisted.bindings.get(name).cloned() else { continue };
-            self.g.addresses.forget(name);
-            self.g.tags.forget(name);
-            self.forget_sleep(name);
-            if self.relocates_from(&binding.instance_id) {
+            let Some(binding) = self.cx.persisted.bindings.get(name).cloned() else { continue };
+            self.addresses.forget(name);
+            self.tags.forget(name);
+            self.sleepers.forget_sleep(name);
+            if self.cx.relocates_from(&binding.instance_id) {
                 // Ended when the move has put everything back, or already ended by it.
                 others.push(name.clone());
-            } else if self.lower_for(&binding) {
+            } else if self.lowering.lower_for(&self.cx, &binding) {
                 // Ended when the fleet's target is lowered, by whoever is alive then.
                 terminated.push(name.clone());
-            } else if self.g.cx.persisted.fleets.contains_key(name) {
+            } else if self.cx.persisted.fleets.contains_key(name) {
                 // The fleet takes its instance with it.
-                self.g.terminations.ended.insert(binding.instance_id, self.g.cx.now.mono_ms);
+                self.terminations.ended.insert(binding.instance_id, self.cx.now.mono_ms);
                 others.push(name.clone());
             } else {
                 self.end_instance(&binding.account, binding.instance_id);
@@ -342,7 +366,7 @@ impl Engine {
         }
         for (nodes, ending) in [(terminated, true), (others, false)] {
             if !nodes.is_empty() {
-                self.record(Record::Unbound { nodes, why: why.into(), ending });
+                self.cx.record(Record::Unbound { nodes, why: why.into(), ending });
             }
         }
     }

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Engine;
 use super::outbox::Purpose;
 use super::reconcile::Strangers;
 use super::watched::Agenda;
+use super::{Cx, Ground, Reconcile};
 use crate::core::ec2_api::{CloudRequest, CloudResult};
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
@@ -45,145 +45,146 @@ pub(super) struct Terminations {
     attempts: BTreeMap<u64, u32>,
 }
 
-impl Engine {
+impl Ground {
     /// This instance has no node and must not stay.
     pub(super) fn end_instance(&mut self, account: &Account, id: String) {
-        let now = self.g.cx.now.mono_ms;
-        self.g.sight.orphans.remove(&id);
-        self.g.terminations.ended.insert(id.clone(), now);
-        let queue = self.g.terminations.queues.entry(account.clone()).or_default();
+        let now = self.cx.now.mono_ms;
+        self.sight.orphans.remove(&id);
+        self.terminations.ended.insert(id.clone(), now);
+        let queue = self.terminations.queues.entry(account.clone()).or_default();
         if queue.ids.is_empty() {
             queue.first = now;
         }
         queue.last = now;
         queue.ids.insert(id);
     }
+}
 
-    pub(super) fn end_instances(&mut self) {
-        if self.g.cx.persisted.paused {
+impl Terminations {
+    pub(super) fn end_instances(&mut self, cx: &mut Cx) {
+        if cx.persisted.paused {
             return;
         }
-        let settings = self.g.cx.site.settings.clone();
+        let settings = cx.site.settings.clone();
         let accounts: Vec<Account> = self
-            .g
-            .terminations
             .queues
             .iter()
             .filter(|(_, queue)| !queue.is_empty())
             .map(|(account, _)| account.clone())
             .collect();
         for account in accounts {
-            self.repeat_terminations(&account);
-            let Some(queue) = self.g.terminations.queues.get_mut(&account) else { continue };
+            self.repeat_terminations(cx, &account);
+            let Some(queue) = self.queues.get_mut(&account) else { continue };
             if queue.ids.is_empty() {
                 continue;
             }
             let due = (queue.last + settings.batch_idle_ms).min(queue.first + settings.batch_max_ms);
-            if due > self.g.cx.now.mono_ms {
-                self.wake(due);
+            if due > cx.now.mono_ms {
+                cx.wake(due);
                 continue;
             }
             let ids: Vec<String> = std::mem::take(&mut queue.ids).into_iter().collect();
             for chunk in ids.chunks(MAX_IDS) {
-                self.terminate(&account, chunk.to_vec());
+                self.terminate(cx, &account, chunk.to_vec());
             }
         }
     }
 
-    fn terminate(&mut self, account: &Account, ids: Vec<String>) {
+    fn terminate(&mut self, cx: &mut Cx, account: &Account, ids: Vec<String>) {
         let request = CloudRequest::TerminateInstances { ids: ids.clone() };
-        let id = self.record_intent(account, request.clone(), None);
+        let id = cx.record_intent(account, request.clone(), None);
         let text = format!("{} instances in {account}", ids.len());
-        self.fact(self.new_fact(FactKind::TerminateSent, text).instances(ids));
-        self.cloud(Purpose::Terminate { account: account.clone(), intent: id }, request);
+        cx.fact(cx.new_fact(FactKind::TerminateSent, text).instances(ids));
+        cx.cloud(Purpose::Terminate { account: account.clone(), intent: id }, request);
     }
 
-    fn repeat_terminations(&mut self, account: &Account) {
-        let now = self.g.cx.now.mono_ms;
-        let Some(queue) = self.g.terminations.queues.get_mut(account) else { return };
+    fn repeat_terminations(&mut self, cx: &mut Cx, account: &Account) {
+        let now = cx.now.mono_ms;
+        let Some(queue) = self.queues.get_mut(account) else { return };
         let due = queue.repeats.take_due(now);
         let next = queue.repeats.next();
         for intent in due {
-            let Some(request) = self.open_request(intent) else { continue };
-            self.cloud(Purpose::Terminate { account: account.clone(), intent }, request);
+            let Some(request) = cx.open_request(intent) else { continue };
+            cx.cloud(Purpose::Terminate { account: account.clone(), intent }, request);
         }
         if let Some(at) = next {
-            self.wake(at);
+            cx.wake(at);
         }
     }
 
-    pub(super) fn take_terminated(&mut self, id: u64, result: CloudResult) {
-        let Some(intent) = self.g.cx.persisted.open.get(&id).cloned() else { return };
+    pub(super) fn take_terminated(&mut self, cx: &mut Cx, id: u64, result: CloudResult) {
+        let Some(intent) = cx.persisted.open.get(&id).cloned() else { return };
         let CloudRequest::TerminateInstances { ids } = &intent.request else { return };
         match result {
             Ok(reply) => {
                 for instance in ids {
-                    self.g.terminations.ended.insert(instance.clone(), self.g.cx.now.mono_ms);
+                    self.ended.insert(instance.clone(), cx.now.mono_ms);
                 }
                 let text = format!("{} instances in {}", ids.len(), intent.account);
-                let after = self.g.cx.now.unix_ms.saturating_sub(intent.unix_ms);
-                self.fact(
-                    self.new_fact(FactKind::InstancesTerminated, text)
+                let after = cx.now.unix_ms.saturating_sub(intent.unix_ms);
+                cx.fact(
+                    cx.new_fact(FactKind::InstancesTerminated, text)
                         .instances(ids.iter().cloned())
                         .after_ms(after),
                 );
-                self.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
-                self.g.terminations.attempts.remove(&id);
+                cx.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
+                self.attempts.remove(&id);
             }
             Err(error) => {
                 // Whatever the reason, an instance that should end is not forgotten: it costs money.
-                let attempts = self.g.terminations.attempts.entry(id).or_default();
+                let attempts = self.attempts.entry(id).or_default();
                 *attempts += 1;
                 let wait = if error.class.is_retryable() {
-                    backoff_ms(*attempts, &mut self.g.cx.rng)
+                    backoff_ms(*attempts, &mut cx.rng)
                 } else {
                     ENDING_PATIENCE_MS
                 };
                 let text =
                     format!("{} instances in {} still run: {}", ids.len(), intent.account, error.message);
-                self.fact(
-                    self.new_fact(FactKind::TerminateFailed, text)
+                cx.fact(
+                    cx.new_fact(FactKind::TerminateFailed, text)
                         .instances(ids.iter().cloned())
                         .code(error.code.clone()),
                 );
-                let at = self.g.cx.now.mono_ms + wait;
-                self.g.terminations.queues.entry(intent.account).or_default().repeats.set(id, at);
+                let at = cx.now.mono_ms + wait;
+                self.queues.entry(intent.account).or_default().repeats.set(id, at);
             }
         }
     }
 
     /// Whether the order to end this instance is under way or fresh.
-    pub(super) fn is_ending(&self, id: &str) -> bool {
-        self.g.terminations.queues.values().any(|queue| queue.ids.contains(id))
-            || self.g.cx.ledger.is_ending(id)
-            || self
-                .g
-                .terminations
-                .ended
-                .get(id)
-                .is_some_and(|at| self.g.cx.now.since(*at) < ENDING_PATIENCE_MS)
+    pub(super) fn is_ending(&self, cx: &Cx, id: &str) -> bool {
+        self.queues.values().any(|queue| queue.ids.contains(id))
+            || cx.ledger.is_ending(id)
+            || self.ended.get(id).is_some_and(|at| cx.now.since(*at) < ENDING_PATIENCE_MS)
     }
 
+    pub(super) fn forget_ended(&mut self, cx: &Cx) {
+        let now = cx.now;
+        self.ended.retain(|_, at| now.since(*at) < 10 * ENDING_PATIENCE_MS);
+    }
+}
+
+impl Reconcile {
     /// What an earlier process was about to end, and no node has claimed since.
-    pub(super) fn end_leaving(&mut self, account: &Account, strangers: &Strangers<'_>) {
-        let leaving: Vec<String> = self
-            .g
-            .cx
-            .persisted
-            .leaving
-            .iter()
-            .filter(|(id, owner)| *owner == account && !self.is_ending(id) && !self.is_lowering(id))
-            .map(|(id, _)| id.clone())
-            .collect();
+    pub(super) fn end_leaving(&mut self, g: &mut Ground, account: &Account, strangers: &Strangers<'_>) {
+        let leaving: Vec<String> =
+            g.cx.persisted
+                .leaving
+                .iter()
+                .filter(|(id, owner)| {
+                    *owner == account && !g.terminations.is_ending(&g.cx, id) && !g.lowering.is_lowering(id)
+                })
+                .map(|(id, _)| id.clone())
+                .collect();
         for id in leaving {
-            if !strangers.by_id.get(id.as_str()).is_some_and(|instance| self.lower_leaving(instance)) {
-                self.end_instance(account, id);
+            if !strangers
+                .by_id
+                .get(id.as_str())
+                .is_some_and(|instance| g.lowering.lower_leaving(&g.cx, instance))
+            {
+                g.end_instance(account, id);
             }
         }
-    }
-
-    pub(super) fn forget_ended(&mut self) {
-        let now = self.g.cx.now;
-        self.g.terminations.ended.retain(|_, at| now.since(*at) < 10 * ENDING_PATIENCE_MS);
     }
 }

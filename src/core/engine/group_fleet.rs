@@ -7,12 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Engine;
 use super::fleet::FLEET_ID;
 use super::group_form::{digest, form_of, group_fleet_request, template_of};
-use super::outbox::Purpose;
-use super::shortage::Waiting;
+use super::outbox::{Purpose, WaitingFor};
 use super::watched::Watched;
+use super::{Cx, Ground};
 use crate::core::ec2_api::{
     CloudReply, CloudRequest, CloudResult, ErrorClass, Fleet, FleetTemplate, Instance, InstanceState,
 };
@@ -133,17 +132,17 @@ pub(super) fn stem_of_key(key: &str) -> &str {
     key.split_once('@').map_or(key, |(stem, _)| stem)
 }
 
-impl Engine {
-    pub(super) fn group_fleets_quiet(&self) -> bool {
-        self.g.lowering.is_empty() && self.groups.states.values().all(GroupState::is_quiet)
+impl GroupFleets {
+    pub(super) fn group_fleets_quiet(&self, g: &Ground) -> bool {
+        g.lowering.is_empty() && self.states.values().all(GroupState::is_quiet)
     }
 
     /// These nodes wait for instances of their group's fleet.
-    pub(super) fn await_group_fleet(&mut self, group: &NodeGroup, nodes: &[String]) {
-        let now = self.g.cx.now.mono_ms;
+    pub(super) fn await_group_fleet(&mut self, g: &mut Ground, group: &NodeGroup, nodes: &[String]) {
+        let now = g.cx.now.mono_ms;
         let stem = group.stem();
-        let has_fleet = self.g.cx.persisted.group_fleets.contains_key(&stem);
-        let state = self.groups.states.entry(stem).or_default();
+        let has_fleet = g.cx.persisted.group_fleets.contains_key(&stem);
+        let state = self.states.entry(stem).or_default();
         if state.awaiting.is_empty() {
             state.last_arrival = now;
             state.short = false;
@@ -162,76 +161,41 @@ impl Engine {
     }
 
     pub(super) fn awaits_group_fleet(&self, stem: &str, node: &str) -> bool {
-        self.groups.states.get(stem).is_some_and(|state| state.awaits(node))
+        self.states.get(stem).is_some_and(|state| state.awaits(node))
     }
 
-    /// The node is suspended: its instance goes once the target is lowered. False if no group fleet holds it.
-    pub(super) fn lower_for(&mut self, binding: &Binding) -> bool {
-        let Some(key) = binding.fleet.as_deref().and_then(|fleet| self.group_fleet_key(fleet)) else {
-            return false;
-        };
-        self.lower(&key, &binding.instance_id);
-        true
-    }
-
-    pub(super) fn lower(&mut self, key: &str, instance_id: &str) {
-        let request = self.g.lowering.spot_requests.get(instance_id).cloned();
-        self.g.lowering.owed.entry(key.to_owned()).or_default().insert(instance_id.to_owned(), request);
-    }
-
-    fn group_fleet_key(&self, fleet_id: &str) -> Option<String> {
-        let mut fleets = self.g.cx.persisted.group_fleets.iter();
-        fleets.find(|(_, fleet)| fleet.fleet_id == fleet_id).map(|(key, _)| key.clone())
-    }
-
-    /// An instance that an earlier process was about to end. False if no group fleet holds it.
-    pub(super) fn lower_leaving(&mut self, instance: &Instance) -> bool {
-        let fleet = instance.tags.get(FLEET_ID);
-        let Some(key) = fleet.and_then(|fleet| self.group_fleet_key(fleet)) else { return false };
-        self.lower(&key, &instance.id);
-        true
-    }
-
-    pub(super) fn is_lowering(&self, instance_id: &str) -> bool {
-        self.g.lowering.owed.values().any(|owed| owed.contains_key(instance_id))
-    }
-
-    pub(super) fn mind_group_fleets(&mut self) {
-        for node in std::mem::take(&mut self.g.cx.changed.groups) {
-            if let Some((stem, ..)) = self.g.cx.site.place_of(&node)
-                && let Some(state) = self.groups.states.get_mut(stem)
+    pub(super) fn mind_group_fleets(&mut self, g: &mut Ground) {
+        for node in std::mem::take(&mut g.cx.changed.groups) {
+            if let Some((stem, ..)) = g.cx.site.place_of(&node)
+                && let Some(state) = self.states.get_mut(stem)
             {
                 state.touch(&node);
             }
         }
-        let stems: Vec<String> = self
-            .g
-            .cx
-            .site
-            .groups()
-            .iter()
-            .filter(|group| group.scope == FleetScope::Group)
-            .map(|group| group.stem())
-            .chain(self.g.cx.persisted.group_fleets.keys().cloned())
-            .collect::<BTreeSet<String>>()
-            .into_iter()
-            .collect();
+        let stems: Vec<String> =
+            g.cx.site
+                .groups()
+                .iter()
+                .filter(|group| group.scope == FleetScope::Group)
+                .map(|group| group.stem())
+                .chain(g.cx.persisted.group_fleets.keys().cloned())
+                .collect::<BTreeSet<String>>()
+                .into_iter()
+                .collect();
         for stem in stems {
-            if !self.groups.states.contains_key(&stem)
-                && !self.g.cx.persisted.group_fleets.contains_key(&stem)
-            {
+            if !self.states.contains_key(&stem) && !g.cx.persisted.group_fleets.contains_key(&stem) {
                 continue;
             }
-            self.give_up_waiting(&stem);
-            self.mind_group_fleet(&stem);
-            self.poll_group_fleet(&stem);
+            self.give_up_waiting(g, &stem);
+            self.mind_group_fleet(g, &stem);
+            self.poll_group_fleet(g, &stem);
         }
     }
 
     /// Nodes that are not wanted any more, that waited too long, or for which Spot delivered nothing.
-    fn give_up_waiting(&mut self, stem: &str) {
-        let now = self.g.cx.now.mono_ms;
-        let Some(state) = self.groups.states.get_mut(stem) else { return };
+    fn give_up_waiting(&mut self, g: &mut Ground, stem: &str) {
+        let now = g.cx.now.mono_ms;
+        let Some(state) = self.states.get_mut(stem) else { return };
         if state.awaiting.is_empty() {
             return;
         }
@@ -243,11 +207,11 @@ impl Engine {
             .into_iter()
             .map(|node| {
                 let deadline =
-                    self.wants_instance(&node).then(|| self.launch_deadline(std::slice::from_ref(&node)));
+                    g.cx.wants_instance(&node).then(|| g.cx.launch_deadline(std::slice::from_ref(&node)));
                 (node, deadline)
             })
             .collect();
-        let Some(state) = self.groups.states.get_mut(stem) else { return };
+        let Some(state) = self.states.get_mut(stem) else { return };
         for (node, deadline) in looks {
             if deadline.is_some_and(|at| at > now) {
                 state.awaiting.look_again(&node, deadline);
@@ -262,13 +226,11 @@ impl Engine {
         let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
         state.on_demand_wanted = state.on_demand_wanted.min(waiting);
         let silent = now.saturating_sub(last_arrival);
-        let fallback = self
-            .g
-            .cx
-            .site
-            .group(stem)
-            .filter(|group| group.lifecycle == Lifecycle::Spot)
-            .and_then(|g| g.spot_fallback_s);
+        let fallback =
+            g.cx.site
+                .group(stem)
+                .filter(|group| group.lifecycle == Lifecycle::Spot)
+                .and_then(|g| g.spot_fallback_s);
         if let Some(seconds) = fallback
             && waiting > 0
             && state.on_demand_wanted < waiting
@@ -280,28 +242,26 @@ impl Engine {
                     "{waiting} nodes of {stem} go on-demand: no Spot instance in {} s",
                     silent / 1000
                 );
-                let fact = self.new_fact(FactKind::SpotFallback, text).group(stem);
-                self.fact(fact);
+                let fact = g.cx.new_fact(FactKind::SpotFallback, text).group(stem);
+                g.cx.fact(fact);
             } else {
-                self.wake(last_arrival + patience);
+                g.cx.wake(last_arrival + patience);
             }
         }
         if let Some(at) = look {
-            self.wake(at);
+            g.cx.wake(at);
         }
-        self.fail_nodes(&late, "UnfulfillableCapacity", "EC2 gave no instance before ResumeTimeout");
+        g.fail_nodes(&late, "UnfulfillableCapacity", "EC2 gave no instance before ResumeTimeout");
     }
 
     /// (spot, on-demand) capacity that Slurm wants of this fleet now.
-    fn group_target(&self, key: &str) -> (u32, u32) {
+    fn group_target(&self, g: &Ground, key: &str) -> (u32, u32) {
         let (mut spot, mut on_demand) = (0, 0);
-        let fleet = self.g.cx.persisted.group_fleets.get(key);
-        let members = fleet.and_then(|fleet| self.g.cx.ledger.members(&fleet.fleet_id));
+        let fleet = g.cx.persisted.group_fleets.get(key);
+        let members = fleet.and_then(|fleet| g.cx.ledger.members(&fleet.fleet_id));
         for (instance_id, lifecycle) in members.into_iter().flat_map(BTreeMap::values) {
             let counted = fleet.is_none_or(|fleet| !fleet.uncounted.contains(instance_id))
-                || self
-                    .g
-                    .cx
+                || g.cx
                     .ledger
                     .owners
                     .get(instance_id)
@@ -311,8 +271,8 @@ impl Engine {
                 Lifecycle::OnDemand => on_demand += u32::from(counted),
             }
         }
-        if let Some(state) = self.groups.states.get(key) {
-            let lifecycle = self.g.cx.site.group(key).map_or(Lifecycle::OnDemand, |group| group.lifecycle);
+        if let Some(state) = self.states.get(key) {
+            let lifecycle = g.cx.site.group(key).map_or(Lifecycle::OnDemand, |group| group.lifecycle);
             let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
             match lifecycle {
                 Lifecycle::OnDemand => on_demand += waiting,
@@ -328,16 +288,16 @@ impl Engine {
     }
 
     /// Since when, where and by which fleet groups wait for Spot instances.
-    pub(super) fn groups_waiting_for_spot(&self) -> Vec<(u64, Account, String, Waiting)> {
+    pub(super) fn groups_waiting_for_spot(&self, g: &Ground) -> Vec<(u64, Account, String, WaitingFor)> {
         let mut waiting = Vec::new();
-        for (key, state) in &self.groups.states {
-            let spot = self.g.cx.site.group(key).is_some_and(|group| group.lifecycle == Lifecycle::Spot);
+        for (key, state) in &self.states {
+            let spot = g.cx.site.group(key).is_some_and(|group| group.lifecycle == Lifecycle::Spot);
             if spot
                 && !state.short
                 && state.on_demand_wanted < u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX)
-                && let Some(fleet) = self.g.cx.persisted.group_fleets.get(key)
+                && let Some(fleet) = g.cx.persisted.group_fleets.get(key)
             {
-                let who = Waiting::Group(key.clone());
+                let who = WaitingFor::Group(key.clone());
                 waiting.push((state.last_arrival, fleet.account.clone(), fleet.fleet_id.clone(), who));
             }
         }
@@ -345,9 +305,9 @@ impl Engine {
     }
 
     /// EC2's history says that Spot gives this group nothing now.
-    pub(super) fn spot_is_short(&mut self, key: &str, code: &str, description: &str) {
-        let fallback = self.g.cx.site.group(key).is_some_and(|group| group.spot_fallback_s.is_some());
-        let Some(state) = self.groups.states.get_mut(key) else { return };
+    pub(super) fn spot_is_short(&mut self, g: &mut Ground, key: &str, code: &str, description: &str) {
+        let fallback = g.cx.site.group(key).is_some_and(|group| group.spot_fallback_s.is_some());
+        let Some(state) = self.states.get_mut(key) else { return };
         let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
         if waiting == 0 {
             return;
@@ -359,93 +319,99 @@ impl Engine {
         } else {
             (FactKind::CreateFleetFailed, format!("{waiting} nodes of {key} wait for Spot: {description}"))
         };
-        self.fact(self.new_fact(kind, text).group(key).code(code));
+        g.cx.fact(g.cx.new_fact(kind, text).group(key).code(code));
     }
 
-    fn mind_group_fleet(&mut self, stem: &str) {
-        let now = self.g.cx.now.mono_ms;
-        let (spot, on_demand) = self.group_target(stem);
-        let fleet = self.g.cx.persisted.group_fleets.get(stem).cloned();
-        let group = self.g.cx.site.group(stem).cloned();
+    fn mind_group_fleet(&mut self, g: &mut Ground, stem: &str) {
+        let now = g.cx.now.mono_ms;
+        let (spot, on_demand) = self.group_target(g, stem);
+        let fleet = g.cx.persisted.group_fleets.get(stem).cloned();
+        let group = g.cx.site.group(stem).cloned();
         // Before EC2 and Slurm are known, what is bound is not known either, and a target would be a guess.
         let account =
             fleet.as_ref().map(|fleet| &fleet.account).or(group.as_ref().map(|group| &group.account));
-        let known = self.g.sight.slurm.is_known() && account.is_some_and(|account| self.view_ready(account));
-        let state = self.groups.states.entry(stem.to_owned()).or_default();
+        let known = g.sight.slurm.is_known() && account.is_some_and(|account| g.sight.view_ready(account));
+        let state = self.states.entry(stem.to_owned()).or_default();
         let in_flight = state.in_flight;
-        let ending = fleet.as_ref().is_some_and(|fleet| self.is_fleet_ending(&fleet.fleet_id));
-        if in_flight || ending || self.g.cx.persisted.paused || !known {
+        let ending = fleet.as_ref().is_some_and(|fleet| g.deletions.is_fleet_ending(&g.cx, &fleet.fleet_id));
+        if in_flight || ending || g.cx.persisted.paused || !known {
             return;
         }
-        let Some(state) = self.groups.states.get(stem) else { return };
+        let Some(state) = self.states.get(stem) else { return };
         let not_before = state.next_at.max(state.before_raise.unwrap_or(0));
         if not_before > now {
-            self.wake(not_before);
+            g.cx.wake(not_before);
             return;
         }
         if let Some(intent) = state.open_intent {
             // The same call again, with its token.
-            if let Some(open) = self.g.cx.persisted.open.get(&intent).cloned() {
-                self.send_group_call(stem, intent, open.account, open.request);
+            if let Some(open) = g.cx.persisted.open.get(&intent).cloned() {
+                self.send_group_call(g, stem, intent, open.account, open.request);
             }
             return;
         }
         match (fleet, group) {
             // The account's fleets must have been listed once: a fleet is never made twice.
-            (None, Some(group))
-                if spot + on_demand > 0 && self.g.sight.fleets_listed.contains(&group.account) =>
-            {
-                let token = self.new_token();
+            (None, Some(group)) if spot + on_demand > 0 && g.sight.fleets_listed.contains(&group.account) => {
+                let token = g.cx.new_token();
                 let request =
-                    CloudRequest::CreateFleet(Box::new(group_fleet_request(&self.g.cx.site, &group, &token)));
-                self.begin_group_call(stem, &group.account, request);
+                    CloudRequest::CreateFleet(Box::new(group_fleet_request(&g.cx.site, &group, &token)));
+                self.begin_group_call(g, stem, &group.account, request);
             }
             (Some(fleet), group) => match group.filter(|group| group.scope == FleetScope::Group) {
-                Some(group) => self.follow_site(stem, fleet, &group, (spot, on_demand)),
-                None => self.wind_down(stem, fleet, (spot, on_demand)),
+                Some(group) => self.follow_site(g, stem, fleet, &group, (spot, on_demand)),
+                None => self.wind_down(g, stem, fleet, (spot, on_demand)),
             },
             _ => {}
         }
     }
 
     /// The fleet has what the site wants and the capacity that Slurm wants, or is brought there.
-    fn follow_site(&mut self, stem: &str, fleet: GroupFleet, group: &NodeGroup, target: (u32, u32)) {
-        let wanted = form_of(&group_fleet_request(&self.g.cx.site, group, ""));
+    fn follow_site(
+        &mut self,
+        g: &mut Ground,
+        stem: &str,
+        fleet: GroupFleet,
+        group: &NodeGroup,
+        target: (u32, u32),
+    ) {
+        let wanted = form_of(&group_fleet_request(&g.cx.site, group, ""));
         if !fleet.options.is_empty() && fleet.options != wanted.options || fleet.account != group.account {
-            self.retire(stem, fleet, "ModifyFleet cannot give it the new options");
+            self.retire(g, stem, fleet, "ModifyFleet cannot give it the new options");
             return;
         }
-        let Some(state) = self.groups.states.get(stem) else { return };
+        let Some(state) = self.states.get(stem) else { return };
         let other = fleet.template != wanted.template || state.apply_again;
         let template = other && state.refused.as_ref() != Some(&wanted.template);
-        self.reach(stem, &fleet, target, template.then(|| template_of(&self.g.cx.site, group)));
+        self.reach(g, stem, &fleet, target, template.then(|| template_of(&g.cx.site, group)));
     }
 
     /// A fleet that takes no new nodes goes when its last node is down.
-    fn wind_down(&mut self, key: &str, fleet: GroupFleet, target: (u32, u32)) {
-        let Some(state) = self.groups.states.get(key) else { return };
-        if target != (0, 0) || self.g.lowering.owes(key) {
-            self.reach(key, &fleet, target, None);
+    fn wind_down(&mut self, g: &mut Ground, key: &str, fleet: GroupFleet, target: (u32, u32)) {
+        let Some(state) = self.states.get(key) else { return };
+        if target != (0, 0) || g.lowering.owes(key) {
+            self.reach(g, key, &fleet, target, None);
         } else if state.clear {
-            self.groups.states.remove(key);
+            self.states.remove(key);
             let text = format!("the last node of fleet {} is down", fleet.fleet_id);
-            self.fact(self.new_fact(FactKind::FleetDeleted, text).group(stem_of_key(key)));
-            self.end_fleet(&fleet.account, fleet.fleet_id);
+            g.cx.fact(g.cx.new_fact(FactKind::FleetDeleted, text).group(stem_of_key(key)));
+            g.deletions.end_fleet(&g.cx, &fleet.account, fleet.fleet_id);
         }
     }
 
     fn reach(
         &mut self,
+        g: &mut Ground,
         key: &str,
         fleet: &GroupFleet,
         (spot, on_demand): (u32, u32),
         template: Option<FleetTemplate>,
     ) {
         if template.is_none() && (fleet.spot_target, fleet.on_demand_target) == (spot, on_demand) {
-            self.end_lowered(key, &fleet.account);
+            self.end_lowered(g, key, &fleet.account);
             return;
         }
-        if self.groups.states.get(key).is_some_and(|state| state.modifying) {
+        if self.states.get(key).is_some_and(|state| state.modifying) {
             // Refused by EC2 until the fleet is active again, which the next look tells.
             return;
         }
@@ -457,39 +423,36 @@ impl Engine {
             terminate_excess: false,
             template: template.map(Box::new),
         };
-        self.begin_group_call(key, &fleet.account, request);
+        self.begin_group_call(g, key, &fleet.account, request);
     }
 
     /// Its nodes keep the fleet to their end, and the next nodes get another one.
-    pub(super) fn retire(&mut self, stem: &str, fleet: GroupFleet, why: &str) {
+    pub(super) fn retire(&mut self, g: &mut Ground, stem: &str, fleet: GroupFleet, why: &str) {
         let text = format!(
             "fleet {} takes no more nodes of {stem} and goes with its last one: {why}",
             fleet.fleet_id
         );
-        self.fact(self.new_fact(FactKind::FleetReplaced, text).group(stem));
+        g.cx.fact(g.cx.new_fact(FactKind::FleetReplaced, text).group(stem));
         let key = format!("{stem}@{}", fleet.fleet_id);
-        self.record(Record::GroupFleet { stem: key.clone(), fleet: Some(fleet) });
-        self.record(Record::GroupFleet { stem: stem.to_owned(), fleet: None });
-        let now = self.g.cx.now.mono_ms;
-        let awaiting =
-            self.groups.states.get_mut(stem).map(|s| std::mem::take(&mut s.awaiting)).unwrap_or_default();
-        self.g.lowering.rename(stem, &key);
-        if let Some(old) = self.groups.states.remove(stem) {
-            self.groups
-                .states
+        g.cx.record(Record::GroupFleet { stem: key.clone(), fleet: Some(fleet) });
+        g.cx.record(Record::GroupFleet { stem: stem.to_owned(), fleet: None });
+        let now = g.cx.now.mono_ms;
+        let awaiting = self.states.get_mut(stem).map(|s| std::mem::take(&mut s.awaiting)).unwrap_or_default();
+        g.lowering.rename(stem, &key);
+        if let Some(old) = self.states.remove(stem) {
+            self.states
                 .insert(key, GroupState { clear: false, on_demand_wanted: 0, poll_in_flight: false, ..old });
         }
-        self.groups
-            .states
+        self.states
             .insert(stem.to_owned(), GroupState { awaiting, last_arrival: now, ..GroupState::default() });
-        self.wake(now);
+        g.cx.wake(now);
     }
 
     /// The site has changed: templates that EC2 names by `$Latest` or `$Default` may be other ones now.
-    pub(super) fn group_fleets_of_new_site(&mut self) {
-        for (key, state) in &mut self.groups.states {
+    pub(super) fn group_fleets_of_new_site(&mut self, g: &mut Ground) {
+        for (key, state) in &mut self.states {
             state.refused = None;
-            match self.g.cx.site.group(key).filter(|group| group.scope == FleetScope::Group) {
+            match g.cx.site.group(key).filter(|group| group.scope == FleetScope::Group) {
                 Some(group) => {
                     let version = group.launch_template.version.as_deref();
                     state.apply_again = version.is_none_or(|version| version.starts_with('$'));
@@ -503,63 +466,54 @@ impl Engine {
     }
 
     /// The target is what Slurm wants and EC2 has finished: the suspended nodes' instances can go.
-    fn end_lowered(&mut self, stem: &str, account: &Account) {
-        let Some(state) = self.groups.states.get(stem) else { return };
-        if !state.settled || !self.g.lowering.owes(stem) {
+    fn end_lowered(&mut self, g: &mut Ground, stem: &str, account: &Account) {
+        let Some(state) = self.states.get(stem) else { return };
+        if !state.settled || !g.lowering.owes(stem) {
             return;
         }
-        let lowering = self.g.lowering.take(stem);
+        let lowering = g.lowering.take(stem);
         let requests: Vec<String> = lowering
             .iter()
             .filter_map(|(id, request)| {
-                request.as_ref().or_else(|| self.g.lowering.spot_requests.get(id)).cloned()
+                request.as_ref().or_else(|| g.lowering.spot_requests.get(id)).cloned()
             })
             .collect();
         for id in lowering.into_keys() {
-            self.end_instance(account, id);
+            g.end_instance(account, id);
         }
         if !requests.is_empty() {
             let request = CloudRequest::CancelSpotInstanceRequests { ids: requests };
-            let id = self.record_intent(account, request.clone(), None);
-            self.cloud(Purpose::CancelSpot { account: account.clone(), intent: id }, request);
+            let id = g.cx.record_intent(account, request.clone(), None);
+            g.cx.cloud(Purpose::CancelSpot { account: account.clone(), intent: id }, request);
         }
     }
 
-    /// A cancelled request that EC2 does not know any more has ended with its instance.
-    pub(super) fn take_cancelled(&mut self, account: &Account, id: u64, result: CloudResult) {
-        let outcome = match result {
-            Ok(reply) => Outcome::Done(reply),
-            Err(error) if error.class.is_retryable() => {
-                // A persistent request that stays open would launch another instance.
-                if let Some(request) = self.open_request(id) {
-                    self.cloud(Purpose::CancelSpot { account: account.clone(), intent: id }, request);
-                }
-                return;
-            }
-            Err(error) => Outcome::Failed(error),
-        };
-        self.record(Record::Outcome { id, outcome });
-    }
-
-    fn begin_group_call(&mut self, stem: &str, account: &Account, request: CloudRequest) {
-        let id = self.record_intent(account, request.clone(), None);
-        if let Some(state) = self.groups.states.get_mut(stem) {
+    fn begin_group_call(&mut self, g: &mut Ground, stem: &str, account: &Account, request: CloudRequest) {
+        let id = g.cx.record_intent(account, request.clone(), None);
+        if let Some(state) = self.states.get_mut(stem) {
             state.open_intent = Some(id);
         }
-        self.send_group_call(stem, id, account.clone(), request);
+        self.send_group_call(g, stem, id, account.clone(), request);
     }
 
-    fn send_group_call(&mut self, stem: &str, intent: u64, account: Account, request: CloudRequest) {
-        if let Some(state) = self.groups.states.get_mut(stem) {
+    fn send_group_call(
+        &mut self,
+        g: &mut Ground,
+        stem: &str,
+        intent: u64,
+        account: Account,
+        request: CloudRequest,
+    ) {
+        if let Some(state) = self.states.get_mut(stem) {
             state.in_flight = true;
         }
-        self.cloud(Purpose::GroupFleet { account, intent, stem: stem.to_owned() }, request);
+        g.cx.cloud(Purpose::GroupFleet { account, intent, stem: stem.to_owned() }, request);
     }
 
-    pub(super) fn take_group_call(&mut self, id: u64, stem: &str, result: CloudResult) {
-        let Some(intent) = self.g.cx.persisted.open.get(&id).cloned() else { return };
-        let now = self.g.cx.now.mono_ms;
-        let state = self.groups.states.entry(stem.to_owned()).or_default();
+    pub(super) fn take_group_call(&mut self, g: &mut Ground, id: u64, stem: &str, result: CloudResult) {
+        let Some(intent) = g.cx.persisted.open.get(&id).cloned() else { return };
+        let now = g.cx.now.mono_ms;
+        let state = self.states.entry(stem.to_owned()).or_default();
         state.in_flight = false;
         match result {
             Ok(reply) => {
@@ -572,8 +526,8 @@ impl Engine {
                 if matches!(&intent.request, CloudRequest::ModifyFleet { template: Some(_), .. }) {
                     state.apply_again = false;
                 }
-                self.note_group_fleet(stem, &intent, &reply);
-                self.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
+                self.note_group_fleet(g, stem, &intent, &reply);
+                g.cx.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
             }
             // Somebody else has begun to modify the fleet, or EC2 still carries this call out, whose first reply was lost.
             Err(error) if error.code.eq_ignore_ascii_case("FleetNotInModifiableState") => {
@@ -581,8 +535,8 @@ impl Engine {
                 state.settled = false;
                 state.modifying = true;
                 state.changed_at = now;
-                self.record(Record::Outcome { id, outcome: Outcome::Failed(error) });
-                self.forget_target(stem);
+                g.cx.record(Record::Outcome { id, outcome: Outcome::Failed(error) });
+                self.forget_target(g, stem);
             }
             Err(error) => {
                 state.attempts += 1;
@@ -599,7 +553,7 @@ impl Engine {
                 let may_fail = template.is_none();
                 state.next_at = now
                     + match (retry, may_fail) {
-                        (true, _) => backoff_ms(state.attempts, &mut self.g.cx.rng),
+                        (true, _) => backoff_ms(state.attempts, &mut g.cx.rng),
                         (false, true) => REFUSED_MS,
                         (false, false) => 0,
                     };
@@ -607,17 +561,17 @@ impl Engine {
                     state.open_intent = None;
                 }
                 let nodes: Vec<String> = state.awaiting.keys().cloned().collect();
-                let fact = self
-                    .new_fact(FactKind::CreateFleetFailed, error.message.clone())
-                    .group(stem)
-                    .nodes(&nodes)
-                    .code(error.code.clone());
-                self.fact(fact);
+                let fact =
+                    g.cx.new_fact(FactKind::CreateFleetFailed, error.message.clone())
+                        .group(stem)
+                        .nodes(&nodes)
+                        .code(error.code.clone());
+                g.cx.fact(fact);
                 if !retry {
-                    self.record(Record::Outcome { id, outcome: Outcome::Failed(error.clone()) });
+                    g.cx.record(Record::Outcome { id, outcome: Outcome::Failed(error.clone()) });
                     if error.class == ErrorClass::NotFound {
                         // Deleted behind our back: the next look at the tags finds another one, or a new one is made.
-                        self.record(Record::GroupFleet { stem: stem.to_owned(), fleet: None });
+                        g.cx.record(Record::GroupFleet { stem: stem.to_owned(), fleet: None });
                     }
                     if may_fail
                         && matches!(
@@ -625,7 +579,7 @@ impl Engine {
                             ErrorClass::Configuration | ErrorClass::Permission | ErrorClass::Quota
                         )
                     {
-                        self.fail_awaiting(stem, &error.code, &error.message);
+                        self.fail_awaiting(g, stem, &error.code, &error.message);
                     }
                 }
             }
@@ -633,19 +587,19 @@ impl Engine {
     }
 
     /// The fleet's target is set anew.
-    fn forget_target(&mut self, key: &str) {
-        let Some(fleet) = self.g.cx.persisted.group_fleets.get(key).cloned() else { return };
-        self.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(fleet.of_unknown_target()) });
+    fn forget_target(&mut self, g: &mut Ground, key: &str) {
+        let Some(fleet) = g.cx.persisted.group_fleets.get(key).cloned() else { return };
+        g.cx.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(fleet.of_unknown_target()) });
     }
 
-    fn fail_awaiting(&mut self, stem: &str, code: &str, message: &str) {
-        let Some(state) = self.groups.states.get_mut(stem) else { return };
+    fn fail_awaiting(&mut self, g: &mut Ground, stem: &str, code: &str, message: &str) {
+        let Some(state) = self.states.get_mut(stem) else { return };
         let nodes: Vec<String> = std::mem::take(&mut state.awaiting).keys().cloned().collect();
-        self.fail_nodes(&nodes, code, message);
+        g.fail_nodes(&nodes, code, message);
     }
 
-    fn note_group_fleet(&mut self, stem: &str, intent: &Intent, reply: &CloudReply) {
-        let before = self.g.cx.persisted.group_fleets.get(stem).cloned();
+    fn note_group_fleet(&mut self, g: &mut Ground, stem: &str, intent: &Intent, reply: &CloudReply) {
+        let before = g.cx.persisted.group_fleets.get(stem).cloned();
         let fleet = match (&intent.request, reply) {
             (CloudRequest::CreateFleet(request), CloudReply::Fleet(made)) => {
                 let form = form_of(request);
@@ -677,13 +631,19 @@ impl Engine {
             CloudRequest::ModifyFleet { target, .. } => format!("the fleet of {stem} has target {target}"),
             _ => format!("the fleet of {stem} is made"),
         };
-        self.fact(self.new_fact(FactKind::FleetCreated, text).group(stem));
-        self.record(Record::GroupFleet { stem: stem.to_owned(), fleet });
+        g.cx.fact(g.cx.new_fact(FactKind::FleetCreated, text).group(stem));
+        g.cx.record(Record::GroupFleet { stem: stem.to_owned(), fleet });
     }
 
     /// What DescribeFleets says of the groups' fleets: done modifying, unknown, or gone.
-    pub(super) fn take_group_fleets(&mut self, account: &Account, started: u64, fleets: &[Fleet]) {
-        self.g.sight.fleets_listed.insert(account.clone());
+    pub(super) fn take_group_fleets(
+        &mut self,
+        g: &mut Ground,
+        account: &Account,
+        started: u64,
+        fleets: &[Fleet],
+    ) {
+        g.sight.fleets_listed.insert(account.clone());
         for fleet in fleets {
             let stem = match (fleet.tags.get(tag::PARTITION), fleet.tags.get(tag::GROUP)) {
                 (Some(partition), Some(group)) if !fleet.tags.contains_key(tag::NODE) => {
@@ -691,9 +651,9 @@ impl Engine {
                 }
                 _ => continue,
             };
-            if let Some(key) = self.group_fleet_key(&fleet.id) {
-                let look = self.may_hold_strangers(fleet);
-                let Some(state) = self.groups.states.get_mut(&key) else { continue };
+            if let Some(key) = g.cx.group_fleet_key(&fleet.id) {
+                let look = self.may_hold_strangers(g, fleet);
+                let Some(state) = self.states.get_mut(&key) else { continue };
                 state.look |= look;
                 if started >= state.changed_at {
                     state.unseen_since = None;
@@ -702,27 +662,26 @@ impl Engine {
                 }
                 // ModifyFleet has no client token: one that was given up for lost may be carried out after a later one.
                 let is_past = started >= state.changed_at + TARGET_LAG_MS && !state.in_flight;
-                if is_past && state.settled && state.open_intent.is_none() && !self.has_target(&key, fleet) {
+                if is_past && state.settled && state.open_intent.is_none() && !self.has_target(g, &key, fleet)
+                {
                     let text = format!("fleet {} has target {}, which is set anew", fleet.id, fleet.target);
-                    self.fact(self.new_fact(FactKind::FleetTargetChanged, text).group(stem_of_key(&key)));
-                    self.forget_target(&key);
+                    g.cx.fact(g.cx.new_fact(FactKind::FleetTargetChanged, text).group(stem_of_key(&key)));
+                    self.forget_target(g, &key);
                 }
                 continue;
             }
-            if self.is_fleet_ending(&fleet.id) {
+            if g.deletions.is_fleet_ending(&g.cx, &fleet.id) {
                 continue;
             }
             // One fleet of a group takes its new nodes; any other one goes with its last node.
-            let takes = self
-                .g
-                .cx
-                .site
-                .group(&stem)
-                .is_some_and(|group| group.scope == FleetScope::Group && group.account == *account)
-                && !self.g.cx.persisted.group_fleets.contains_key(&stem);
+            let takes =
+                g.cx.site
+                    .group(&stem)
+                    .is_some_and(|group| group.scope == FleetScope::Group && group.account == *account)
+                    && !g.cx.persisted.group_fleets.contains_key(&stem);
             let key = if takes { stem.clone() } else { format!("{stem}@{}", fleet.id) };
             let text = format!("fleet {} belongs to {stem}", fleet.id);
-            self.fact(self.new_fact(FactKind::InstanceAdopted, text).group(stem));
+            g.cx.fact(g.cx.new_fact(FactKind::InstanceAdopted, text).group(stem));
             let form = fleet.tags.get(tag::FORM).and_then(|form| form.split_once('-'));
             let adopted = GroupFleet {
                 fleet_id: fleet.id.clone(),
@@ -734,28 +693,28 @@ impl Engine {
                 options: form.map(|(_, options)| options.to_owned()).unwrap_or_default(),
                 uncounted: BTreeSet::new(),
             };
-            self.groups.states.entry(key.clone()).or_default().modifying = fleet.state == "modifying";
-            self.record(Record::GroupFleet { stem: key, fleet: Some(adopted) });
+            self.states.entry(key.clone()).or_default().modifying = fleet.state == "modifying";
+            g.cx.record(Record::GroupFleet { stem: key, fleet: Some(adopted) });
         }
-        self.forget_lost_fleets(account, started, fleets);
+        self.forget_lost_fleets(g, account, started, fleets);
     }
 
     /// Whether EC2 shows the target that was set last; true where it is set anew in any case.
-    fn has_target(&self, key: &str, shown: &Fleet) -> bool {
-        let set = self.g.cx.persisted.group_fleets.get(key).and_then(GroupFleet::target);
+    fn has_target(&self, g: &Ground, key: &str, shown: &Fleet) -> bool {
+        let set = g.cx.persisted.group_fleets.get(key).and_then(GroupFleet::target);
         set.is_none_or(|target| target == shown.target)
     }
 
     /// Deleted behind our back: not shown any more, and not only for a moment.
-    fn forget_lost_fleets(&mut self, account: &Account, started: u64, fleets: &[Fleet]) {
-        let now = self.g.cx.now;
-        let grace = u64::from(self.g.cx.site.settings.consistency_grace_s) * 1000;
+    fn forget_lost_fleets(&mut self, g: &mut Ground, account: &Account, started: u64, fleets: &[Fleet]) {
+        let now = g.cx.now;
+        let grace = u64::from(g.cx.site.settings.consistency_grace_s) * 1000;
         let mut lost = Vec::new();
-        for (key, fleet) in &self.g.cx.persisted.group_fleets {
+        for (key, fleet) in &g.cx.persisted.group_fleets {
             if fleet.account != *account || fleets.iter().any(|shown| shown.id == fleet.fleet_id) {
                 continue;
             }
-            let Some(state) = self.groups.states.get_mut(key) else { continue };
+            let Some(state) = self.states.get_mut(key) else { continue };
             if started < state.changed_at || state.in_flight {
                 continue;
             }
@@ -766,17 +725,107 @@ impl Engine {
         }
         for (key, fleet_id) in lost {
             let text = format!("fleet {fleet_id} is gone from EC2 without our doing");
-            self.fact(self.new_fact(FactKind::FleetDeleted, text).group(stem_of_key(&key)));
-            self.record(Record::GroupFleet { stem: key.clone(), fleet: None });
-            for id in self.g.lowering.take(&key).into_keys() {
-                self.end_instance(account, id);
+            g.cx.fact(g.cx.new_fact(FactKind::FleetDeleted, text).group(stem_of_key(&key)));
+            g.cx.record(Record::GroupFleet { stem: key.clone(), fleet: None });
+            for id in g.lowering.take(&key).into_keys() {
+                g.end_instance(account, id);
             }
         }
     }
 
+    /// Fleets and open calls from the journal; instances of nodes that are down are found by the first look.
+    pub(super) fn recover_group_fleets(&mut self, g: &mut Ground) {
+        // A crash between the two records of a fleet that was replaced leaves it under both keys.
+        let fleets = &g.cx.persisted.group_fleets;
+        let twice: Vec<String> = fleets
+            .iter()
+            .filter(|(key, fleet)| fleets.contains_key(&format!("{key}@{}", fleet.fleet_id)))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for stem in twice {
+            g.cx.record(Record::GroupFleet { stem, fleet: None });
+        }
+        for key in g.cx.persisted.group_fleets.keys() {
+            // What an earlier process began may still be under way.
+            self.states.insert(key.clone(), GroupState { modifying: true, ..GroupState::default() });
+        }
+    }
+
+    pub(super) fn recover_group_call(&mut self, g: &mut Ground, id: u64, request: &CloudRequest) -> bool {
+        let stem = match request {
+            CloudRequest::CreateFleet(request) if request.target == 0 => {
+                match (request.fleet_tags.get(tag::PARTITION), request.fleet_tags.get(tag::GROUP)) {
+                    (Some(partition), Some(group)) => format!("{partition}-{group}"),
+                    _ => return false,
+                }
+            }
+            CloudRequest::ModifyFleet { fleet_id, .. } => {
+                let owner = g.cx.persisted.group_fleets.iter().find(|(_, fleet)| fleet.fleet_id == *fleet_id);
+                match owner {
+                    Some((stem, _)) => stem.clone(),
+                    None => return false,
+                }
+            }
+            _ => return false,
+        };
+        self.states.entry(stem).or_default().open_intent = Some(id);
+        true
+    }
+}
+
+impl Lowering {
+    /// The node is suspended: its instance goes once the target is lowered. False if no group fleet holds it.
+    pub(super) fn lower_for(&mut self, cx: &Cx, binding: &Binding) -> bool {
+        let Some(key) = binding.fleet.as_deref().and_then(|fleet| cx.group_fleet_key(fleet)) else {
+            return false;
+        };
+        self.lower(&key, &binding.instance_id);
+        true
+    }
+
+    pub(super) fn lower(&mut self, key: &str, instance_id: &str) {
+        let request = self.spot_requests.get(instance_id).cloned();
+        self.owed.entry(key.to_owned()).or_default().insert(instance_id.to_owned(), request);
+    }
+
+    /// An instance that an earlier process was about to end. False if no group fleet holds it.
+    pub(super) fn lower_leaving(&mut self, cx: &Cx, instance: &Instance) -> bool {
+        let fleet = instance.tags.get(FLEET_ID);
+        let Some(key) = fleet.and_then(|fleet| cx.group_fleet_key(fleet)) else { return false };
+        self.lower(&key, &instance.id);
+        true
+    }
+
+    pub(super) fn is_lowering(&self, instance_id: &str) -> bool {
+        self.owed.values().any(|owed| owed.contains_key(instance_id))
+    }
+
+    /// A cancelled request that EC2 does not know any more has ended with its instance.
+    pub(super) fn take_cancelled(&mut self, cx: &mut Cx, account: &Account, id: u64, result: CloudResult) {
+        let outcome = match result {
+            Ok(reply) => Outcome::Done(reply),
+            Err(error) if error.class.is_retryable() => {
+                // A persistent request that stays open would launch another instance.
+                if let Some(request) = cx.open_request(id) {
+                    cx.cloud(Purpose::CancelSpot { account: account.clone(), intent: id }, request);
+                }
+                return;
+            }
+            Err(error) => Outcome::Failed(error),
+        };
+        cx.record(Record::Outcome { id, outcome });
+    }
+}
+
+impl Cx {
+    fn group_fleet_key(&self, fleet_id: &str) -> Option<String> {
+        let mut fleets = self.persisted.group_fleets.iter();
+        fleets.find(|(_, fleet)| fleet.fleet_id == fleet_id).map(|(key, _)| key.clone())
+    }
+
     /// Whether the fleet belongs to a group, by the journal.
     pub(super) fn is_group_fleet(&self, fleet_id: &str) -> bool {
-        self.g.cx.persisted.group_fleets.values().any(|fleet| fleet.fleet_id == fleet_id)
+        self.persisted.group_fleets.values().any(|fleet| fleet.fleet_id == fleet_id)
     }
 
     /// Whether the instance is of a group's fleet, which looks after it.
@@ -788,45 +837,5 @@ impl Engine {
     pub(super) fn stem_by_fleet(&self, instance: &Instance) -> Option<String> {
         let key = self.group_fleet_key(instance.tags.get(FLEET_ID)?)?;
         Some(stem_of_key(&key).to_owned())
-    }
-
-    /// Fleets and open calls from the journal; instances of nodes that are down are found by the first look.
-    pub(super) fn recover_group_fleets(&mut self) {
-        // A crash between the two records of a fleet that was replaced leaves it under both keys.
-        let fleets = &self.g.cx.persisted.group_fleets;
-        let twice: Vec<String> = fleets
-            .iter()
-            .filter(|(key, fleet)| fleets.contains_key(&format!("{key}@{}", fleet.fleet_id)))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for stem in twice {
-            self.record(Record::GroupFleet { stem, fleet: None });
-        }
-        for key in self.g.cx.persisted.group_fleets.keys() {
-            // What an earlier process began may still be under way.
-            self.groups.states.insert(key.clone(), GroupState { modifying: true, ..GroupState::default() });
-        }
-    }
-
-    pub(super) fn recover_group_call(&mut self, id: u64, request: &CloudRequest) -> bool {
-        let stem = match request {
-            CloudRequest::CreateFleet(request) if request.target == 0 => {
-                match (request.fleet_tags.get(tag::PARTITION), request.fleet_tags.get(tag::GROUP)) {
-                    (Some(partition), Some(group)) => format!("{partition}-{group}"),
-                    _ => return false,
-                }
-            }
-            CloudRequest::ModifyFleet { fleet_id, .. } => {
-                let owner =
-                    self.g.cx.persisted.group_fleets.iter().find(|(_, fleet)| fleet.fleet_id == *fleet_id);
-                match owner {
-                    Some((stem, _)) => stem.clone(),
-                    None => return false,
-                }
-            }
-            _ => return false,
-        };
-        self.groups.states.entry(stem).or_default().open_intent = Some(id);
-        true
     }
 }

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::Engine;
 use super::fleet::FLEET_ID;
 use super::group_fleet::stem_of_key;
 use super::outbox::Purpose;
 use super::reconcile::{Strangers, busy_addresses};
+use super::{Ground, GroupFleets, Lowering};
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Fleet, Instance, InstanceState};
 use crate::core::fact::FactKind;
 use crate::core::record::{Binding, GroupFleet, Record};
@@ -17,81 +17,83 @@ use crate::core::tag;
 /// How often a changing fleet is looked at.
 const POLL_MS: u64 = 2_000;
 
-impl Engine {
-    fn winds_down(&self, key: &str) -> bool {
-        self.g.cx.site.group(key).is_none_or(|group| group.scope != FleetScope::Group)
+impl GroupFleets {
+    fn winds_down(&self, g: &Ground, key: &str) -> bool {
+        g.cx.site.group(key).is_none_or(|group| group.scope != FleetScope::Group)
     }
 
-    pub(super) fn poll_group_fleet(&mut self, stem: &str) {
-        let Some(fleet) = self.g.cx.persisted.group_fleets.get(stem).cloned() else { return };
-        let now = self.g.cx.now.mono_ms;
-        let Some(state) = self.groups.states.get(stem) else { return };
+    pub(super) fn poll_group_fleet(&mut self, g: &mut Ground, stem: &str) {
+        let Some(fleet) = g.cx.persisted.group_fleets.get(stem).cloned() else { return };
+        let now = g.cx.now.mono_ms;
+        let Some(state) = self.states.get(stem) else { return };
         let busy = !state.awaiting.is_empty()
-            || self.g.lowering.owes(stem)
+            || g.lowering.owes(stem)
             || !state.spare.is_empty()
             || state.look
             || state.modifying
             || !state.settled
-            || !state.clear && self.winds_down(stem);
+            || !state.clear && self.winds_down(g, stem);
         if !busy || state.poll_in_flight {
             return;
         }
         if state.poll_at > now {
             let at = state.poll_at;
-            self.wake(at);
+            g.cx.wake(at);
             return;
         }
         let unsettled = !state.settled || state.modifying;
-        if let Some(state) = self.groups.states.get_mut(stem) {
+        if let Some(state) = self.states.get_mut(stem) {
             state.poll_in_flight = true;
             state.poll_at = now + POLL_MS;
         }
         if unsettled {
-            let cluster = self.g.cx.site.cluster.clone();
-            self.cloud(
+            let cluster = g.cx.site.cluster.clone();
+            g.cx.cloud(
                 Purpose::ListFleets { account: fleet.account.clone(), started: now },
                 CloudRequest::DescribeFleets { cluster },
             );
         }
         let fleet_ids = vec![fleet.fleet_id];
-        self.cloud(
+        g.cx.cloud(
             Purpose::PollGroup { account: fleet.account, stem: stem.to_owned() },
             CloudRequest::DescribeFleetInstances { fleet_ids },
         );
     }
 
     /// Instances that came whenever EC2 liked: each takes one waiting node, once.
-    pub(super) fn take_group_instances(&mut self, account: &Account, stem: &str, result: CloudResult) {
-        let now = self.g.cx.now.mono_ms;
-        let Some(state) = self.groups.states.get_mut(stem) else { return };
+    pub(super) fn take_group_instances(
+        &mut self,
+        g: &mut Ground,
+        account: &Account,
+        stem: &str,
+        result: CloudResult,
+    ) {
+        let now = g.cx.now.mono_ms;
+        let Some(state) = self.states.get_mut(stem) else { return };
         state.poll_in_flight = false;
         let Ok(CloudReply::Instances(mut instances)) = result else { return };
         state.looked = true;
         let before_raise = state.before_raise.take().is_some_and(|until| until > now);
-        let Some(fleet) = self.g.cx.persisted.group_fleets.get(stem).cloned() else { return };
+        let Some(fleet) = g.cx.persisted.group_fleets.get(stem).cloned() else { return };
         instances.retain(|instance| instance.tags.get(FLEET_ID) == Some(&fleet.fleet_id));
-        let waiting: Vec<String> = self
-            .groups
-            .states
-            .get(stem)
-            .map(|state| state.awaiting.keys().cloned().collect())
-            .unwrap_or_default();
-        let waiting: Vec<String> = waiting.into_iter().filter(|node| self.wants_instance(node)).collect();
-        self.note_seen(&instances, &waiting, before_raise);
-        let known = self.g.sight.slurm.is_known() && self.view_ready(account);
+        let waiting: Vec<String> =
+            self.states.get(stem).map(|state| state.awaiting.keys().cloned().collect()).unwrap_or_default();
+        let waiting: Vec<String> = waiting.into_iter().filter(|node| g.cx.wants_instance(node)).collect();
+        self.note_seen(g, &instances, &waiting, before_raise);
+        let known = g.sight.slurm.is_known() && g.sight.view_ready(account);
         if known {
-            self.adopt(account, &mut Strangers::of(&instances));
+            g.adopt(account, &mut Strangers::of(&instances));
         }
         for instance in &instances {
-            self.note_spot_request(instance);
-            self.note_instance_state(instance);
+            g.lowering.note_spot_request(instance);
+            g.sleepers.note_instance_state(&mut g.cx, instance);
         }
-        self.note_fleet_of_bound(&instances);
+        self.note_fleet_of_bound(g, &instances);
         let asleep: Vec<String> = instances
             .iter()
             .filter(|instance| {
                 matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped)
-                    && self.g.cx.ledger.is_bound(&instance.id)
+                    && g.cx.ledger.is_bound(&instance.id)
                     && !fleet.uncounted.contains(&instance.id)
             })
             .map(|instance| instance.id.clone())
@@ -100,14 +102,14 @@ impl Engine {
             .into_iter()
             .filter(|instance| {
                 !instance.state.is_ended()
-                    && self.is_stray(&instance.id)
-                    && !self.g.cx.persisted.leaving.contains_key(&instance.id)
+                    && g.is_stray(&instance.id)
+                    && !g.cx.persisted.leaving.contains_key(&instance.id)
             })
             .collect();
         free.sort_by(|a, b| (a.launch_unix_ms, &a.id).cmp(&(b.launch_unix_ms, &b.id)));
-        let waiting = waiting.into_iter().filter(|node| self.wants_instance(node)).collect();
+        let waiting = waiting.into_iter().filter(|node| g.cx.wants_instance(node)).collect();
         // Behind an address where Slurm runs a job nothing is new and nothing is spare, whatever we believe.
-        let busy = busy_addresses(&self.g.cx.nodes);
+        let busy = busy_addresses(&g.cx.nodes);
         let before = free.len();
         free.retain(|instance| instance.private_ip.as_deref().is_none_or(|addr| !busy.contains(addr)));
         let clear = free.len() == before;
@@ -116,16 +118,16 @@ impl Engine {
         let (past, free): (Vec<_>, Vec<_>) = free.into_iter().partition(|instance| {
             matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped)
                 || was_named(instance)
-                || self.g.terminations.ended.contains_key(&instance.id)
+                || g.terminations.ended.contains_key(&instance.id)
         });
         let free = free.into_iter().filter(|instance| instance.private_ip.is_some()).collect();
-        let (pairs, rest) = self.pair(waiting, free);
+        let (pairs, rest) = self.pair(g, waiting, free);
         // Nobody's on two looks in a row, while EC2 is not changing the fleet: launched beside a sleeping one, or
         // for a node that was suspended meanwhile.
         let past: BTreeSet<String> = past.into_iter().map(|instance| instance.id).collect();
         let spare: BTreeSet<String> =
             rest.into_iter().map(|instance| instance.id).chain(past.iter().cloned()).collect();
-        let Some(state) = self.groups.states.get_mut(stem) else { return };
+        let Some(state) = self.states.get_mut(stem) else { return };
         for (node, instance) in &pairs {
             state.awaiting.remove(node);
             state.last_arrival = now;
@@ -142,32 +144,37 @@ impl Engine {
         state.spare = spare.into_iter().filter(|id| !surplus.contains(id)).collect();
         state.look = false;
         state.clear = clear && known;
-        self.bind(account, None, pairs, 0);
+        g.bind(account, None, pairs, 0);
         let (past, surplus) = surplus.into_iter().partition(|id| past.contains(id));
-        self.end_past(account, stem, &fleet, past);
-        self.end_surplus(account, stem, fleet, surplus, asleep);
+        self.end_past(g, account, stem, &fleet, past);
+        self.end_surplus(g, account, stem, fleet, surplus, asleep);
     }
 
     /// Since when instances are known that no node has: with the list before a raise, since before anybody waited.
-    fn note_seen(&mut self, instances: &[Instance], waiting: &[String], before_raise: bool) {
-        let seen = match self.since_first(waiting) {
+    fn note_seen(&mut self, g: &mut Ground, instances: &[Instance], waiting: &[String], before_raise: bool) {
+        let seen = match g.cx.since_first(waiting) {
             Some(began) if before_raise => began.saturating_sub(1),
-            _ => self.g.cx.now.mono_ms,
+            _ => g.cx.now.mono_ms,
         };
         let strays: Vec<&Instance> =
-            instances.iter().filter(|it| !it.state.is_ended() && self.is_stray(&it.id)).collect();
+            instances.iter().filter(|it| !it.state.is_ended() && g.is_stray(&it.id)).collect();
         for instance in strays {
-            self.g.sight.orphans.entry(instance.id.clone()).or_insert(seen);
+            g.sight.orphans.entry(instance.id.clone()).or_insert(seen);
         }
     }
 
     /// Each instance takes the first node that began to wait before it was seen; what is left fits nobody.
-    fn pair(&self, waiting: Vec<String>, free: Vec<Instance>) -> (Vec<(String, Instance)>, Vec<Instance>) {
+    fn pair(
+        &self,
+        g: &Ground,
+        waiting: Vec<String>,
+        free: Vec<Instance>,
+    ) -> (Vec<(String, Instance)>, Vec<Instance>) {
         let mut waiting = VecDeque::from(waiting);
         let (mut pairs, mut rest) = (Vec::new(), Vec::new());
         for instance in free {
-            let seen = self.g.sight.orphans.get(&instance.id);
-            let fit = waiting.iter().position(|node| !self.is_from_before(node, seen));
+            let seen = g.sight.orphans.get(&instance.id);
+            let fit = waiting.iter().position(|node| !g.cx.is_from_before(node, seen));
             match fit.and_then(|at| waiting.remove(at)) {
                 Some(node) => pairs.push((node, instance)),
                 None => rest.push(instance),
@@ -177,7 +184,14 @@ impl Engine {
     }
 
     /// End instances that can be no node any more. Whoever waits gets what EC2 launches instead.
-    fn end_past(&mut self, account: &Account, key: &str, fleet: &GroupFleet, past: Vec<String>) {
+    fn end_past(
+        &mut self,
+        g: &mut Ground,
+        account: &Account,
+        key: &str,
+        fleet: &GroupFleet,
+        past: Vec<String>,
+    ) {
         if past.is_empty() {
             return;
         }
@@ -186,22 +200,18 @@ impl Engine {
             past.len(),
             fleet.fleet_id
         );
-        let fact = self.new_fact(FactKind::OrphanTerminated, text).group(stem_of_key(key));
-        self.fact(fact.instances(past.iter().cloned()));
+        let fact = g.cx.new_fact(FactKind::OrphanTerminated, text).group(stem_of_key(key));
+        g.cx.fact(fact.instances(past.iter().cloned()));
         for id in past {
-            self.end_instance(account, id);
+            g.end_instance(account, id);
         }
-    }
-
-    /// An instance that stands behind no node and is not on its way out.
-    fn is_stray(&self, id: &str) -> bool {
-        !self.g.cx.ledger.is_bound(id) && !self.is_lowering(id) && !self.is_ending(id)
     }
 
     /// End what is nobody's. What EC2 launched in place of a sleeping instance it would launch again: the target
     /// is lowered first, and raised when the sleeper runs.
     fn end_surplus(
         &mut self,
+        g: &mut Ground,
         account: &Account,
         key: &str,
         mut fleet: GroupFleet,
@@ -212,40 +222,45 @@ impl Engine {
             return;
         }
         let text = format!("{} instances of fleet {} serve no node", surplus.len(), fleet.fleet_id);
-        let fact = self.new_fact(FactKind::OrphanTerminated, text).group(stem_of_key(key));
-        self.fact(fact.instances(surplus.iter().cloned()));
+        let fact = g.cx.new_fact(FactKind::OrphanTerminated, text).group(stem_of_key(key));
+        g.cx.fact(fact.instances(surplus.iter().cloned()));
         let mut asleep = asleep.into_iter();
         let mut replaced = Vec::new();
         for id in surplus {
             match asleep.next() {
                 Some(sleeper) => {
                     replaced.push(sleeper);
-                    self.lower(key, &id);
+                    g.lowering.lower(key, &id);
                 }
-                None => self.end_instance(account, id),
+                None => g.end_instance(account, id),
             }
         }
         if !replaced.is_empty() {
-            fleet.uncounted.retain(|id| self.g.cx.ledger.is_bound(id));
+            fleet.uncounted.retain(|id| g.cx.ledger.is_bound(id));
             fleet.uncounted.extend(replaced);
-            self.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(fleet) });
+            g.cx.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(fleet) });
         }
     }
 
     /// Fleets whose own lists are to be read: all at first, then those in which the account's list shows an instance
     /// without a node.
-    pub(super) fn look_at_group_fleets(&mut self, account: &Account, strangers: &Strangers<'_>) {
-        let first = !self.view_ready(account);
+    pub(super) fn look_at_group_fleets(
+        &mut self,
+        g: &mut Ground,
+        account: &Account,
+        strangers: &Strangers<'_>,
+    ) {
+        let first = !g.sight.view_ready(account);
         let strays: BTreeSet<&str> = strangers
             .by_id
             .values()
-            .filter(|instance| self.is_stray(&instance.id))
+            .filter(|instance| g.is_stray(&instance.id))
             .filter_map(|instance| instance.tags.get(FLEET_ID))
             .collect();
-        for (key, fleet) in &self.g.cx.persisted.group_fleets {
+        for (key, fleet) in &g.cx.persisted.group_fleets {
             if fleet.account == *account
                 && (first || strays.contains(fleet.fleet_id.as_str()))
-                && let Some(state) = self.groups.states.get_mut(key)
+                && let Some(state) = self.states.get_mut(key)
             {
                 state.look = true;
             }
@@ -254,11 +269,11 @@ impl Engine {
 
     /// EC2 tags the instances that a fleet launches with nothing of ours: no list but the fleet's own shows them. Where the
     /// fleet has as much capacity as instances with nodes, and none of these sleeps, it has no others.
-    pub(super) fn may_hold_strangers(&self, fleet: &Fleet) -> bool {
-        let Some(members) = self.g.cx.ledger.members(&fleet.id) else { return fleet.fulfilled > 0.0 };
-        let known = members.values().filter(|(id, _)| !self.g.sight.missing.contains_key(id)).count();
+    pub(super) fn may_hold_strangers(&self, g: &Ground, fleet: &Fleet) -> bool {
+        let Some(members) = g.cx.ledger.members(&fleet.id) else { return fleet.fulfilled > 0.0 };
+        let known = members.values().filter(|(id, _)| !g.sight.missing.contains_key(id)).count();
         let asleep = |id: &str| {
-            let state = self.g.cx.ledger.owners.get(id).and_then(|owner| owner.state);
+            let state = g.cx.ledger.owners.get(id).and_then(|owner| owner.state);
             matches!(state, Some(InstanceState::Stopping | InstanceState::Stopped))
         };
         (fleet.fulfilled - f64::from(u32::try_from(known).unwrap_or(u32::MAX))).abs() > 0.5
@@ -266,23 +281,34 @@ impl Engine {
     }
 
     /// A binding from before fleets were noted in bindings.
-    fn note_fleet_of_bound(&mut self, instances: &[Instance]) {
+    fn note_fleet_of_bound(&mut self, g: &mut Ground, instances: &[Instance]) {
         let unknown: Vec<Binding> = instances
             .iter()
             .filter_map(|instance| {
-                let binding = self.g.cx.persisted.bindings.get(self.g.cx.ledger.owner(&instance.id)?)?;
+                let binding = g.cx.persisted.bindings.get(g.cx.ledger.owner(&instance.id)?)?;
                 let fleet = instance.tags.get(FLEET_ID).map(str::to_owned);
                 binding.fleet.is_none().then(|| Binding { fleet, ..binding.clone() })
             })
             .collect();
         if !unknown.is_empty() {
-            self.record(Record::Bound { bindings: unknown });
+            g.cx.record(Record::Bound { bindings: unknown });
         }
     }
+}
 
+impl Ground {
+    /// An instance that stands behind no node and is not on its way out.
+    fn is_stray(&self, id: &str) -> bool {
+        !self.cx.ledger.is_bound(id)
+            && !self.lowering.is_lowering(id)
+            && !self.terminations.is_ending(&self.cx, id)
+    }
+}
+
+impl Lowering {
     pub(super) fn note_spot_request(&mut self, instance: &Instance) {
         if let Some(request) = &instance.spot_request_id {
-            self.g.lowering.spot_requests.insert(instance.id.clone(), request.clone());
+            self.spot_requests.insert(instance.id.clone(), request.clone());
         }
     }
 }

@@ -68,7 +68,7 @@ impl Engine {
     pub fn busy_nodes_of_fleet(&self, fleet_id: &str) -> Vec<String> {
         let busy = |node: &&String| {
             self.g.sleepers.sleeping.contains_key(*node)
-                || self.is_locked(node)
+                || self.g.cx.is_locked(node)
                 || self
                     .g
                     .cx
@@ -102,7 +102,7 @@ impl Engine {
             if let Some((stem, fleet)) = current.map(|(stem, fleet)| (stem.clone(), fleet.clone()))
                 && !stem.contains('@')
             {
-                self.retire(&stem, fleet, "an administrator deletes it");
+                self.groups.retire(&mut self.g, &stem, fleet, "an administrator deletes it");
             }
             power_down.extend(nodes);
         }
@@ -116,6 +116,6 @@ impl Engine {
             state: Some(NodeStateChange::PowerDown),
             ..NodeUpdate::default()
         };
-        self.slurm_call(Purpose::Mind, SlurmRequest::UpdateNodes(update));
+        self.g.cx.slurm_call(Purpose::Mind, SlurmRequest::UpdateNodes(update));
     }
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Engine;
 use super::outbox::Purpose;
+use super::{Cx, Engine};
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance};
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
@@ -71,26 +71,26 @@ pub(super) struct Sight {
     pub(super) former_accounts: BTreeSet<Account>,
 }
 
-impl Engine {
+impl Sight {
     pub(super) fn view_ready(&self, account: &Account) -> bool {
-        self.g.sight.views.get(account).is_some_and(|view| view.ready)
+        self.views.get(account).is_some_and(|view| view.ready)
     }
 
-    pub(super) fn views_ready(&self) -> bool {
-        self.g.cx.site.accounts().iter().all(|account| self.view_ready(account))
+    pub(super) fn views_ready(&self, cx: &Cx) -> bool {
+        cx.site.accounts().iter().all(|account| self.view_ready(account))
     }
 
     /// The site's accounts, and those where something is left of an earlier site.
-    pub(super) fn listed_accounts(&self) -> Vec<Account> {
-        let mut accounts = self.g.cx.site.accounts();
-        accounts.extend(self.g.sight.former_accounts.iter().cloned());
+    pub(super) fn listed_accounts(&self, cx: &Cx) -> Vec<Account> {
+        let mut accounts = cx.site.accounts();
+        accounts.extend(self.former_accounts.iter().cloned());
         accounts
     }
 
-    pub(super) fn note_former_accounts(&mut self) {
-        let named = self.g.cx.site.accounts();
-        let state = &self.g.cx.persisted;
-        self.g.sight.former_accounts = (state.bindings.values().map(|binding| &binding.account))
+    pub(super) fn note_former_accounts(&mut self, cx: &Cx) {
+        let named = cx.site.accounts();
+        let state = &cx.persisted;
+        self.former_accounts = (state.bindings.values().map(|binding| &binding.account))
             .chain(state.fleets.values().map(|fleet| &fleet.account))
             .chain(state.group_fleets.values().map(|fleet| &fleet.account))
             .filter(|account| !named.contains(account))
@@ -99,69 +99,67 @@ impl Engine {
     }
 
     /// Look at everything again as soon as the budget allows.
-    pub(super) fn rescan_now(&mut self) {
-        let now = self.g.cx.now.mono_ms;
-        for view in self.g.sight.views.values_mut() {
+    pub(super) fn rescan_now(&mut self, cx: &Cx) {
+        let now = cx.now.mono_ms;
+        for view in self.views.values_mut() {
             view.next_at = view.next_at.min(now);
         }
-        self.load_slurm_again();
+        self.load_slurm_again(cx);
     }
 
     /// Ask slurmctld for its nodes, also if an answer is under way.
-    pub(super) fn load_slurm_again(&mut self) {
-        self.g.sight.slurm.next_at = self.g.sight.slurm.next_at.min(self.g.cx.now.mono_ms);
-        self.g.sight.slurm.again = true;
+    pub(super) fn load_slurm_again(&mut self, cx: &Cx) {
+        self.slurm.next_at = self.slurm.next_at.min(cx.now.mono_ms);
+        self.slurm.again = true;
     }
 
-    pub(super) fn list_when_due(&mut self) {
-        let now = self.g.cx.now.mono_ms;
-        for account in self.listed_accounts() {
-            let view = self.g.sight.views.entry(account.clone()).or_default();
+    pub(super) fn list_when_due(&mut self, cx: &mut Cx) {
+        let now = cx.now.mono_ms;
+        for account in self.listed_accounts(cx) {
+            let view = self.views.entry(account.clone()).or_default();
             if view.in_flight {
                 continue;
             }
             if view.next_at > now {
                 let at = view.next_at;
-                self.wake(at);
+                cx.wake(at);
                 continue;
             }
             view.in_flight = true;
-            let cluster = self.g.cx.site.cluster.clone();
-            self.cloud(Purpose::List { account, started: now }, CloudRequest::DescribeCluster { cluster });
+            let cluster = cx.site.cluster.clone();
+            cx.cloud(Purpose::List { account, started: now }, CloudRequest::DescribeCluster { cluster });
         }
-        self.load_when_due();
+        self.load_when_due(cx);
     }
 
-    fn load_when_due(&mut self) {
-        let now = self.g.cx.now.mono_ms;
-        if self.g.sight.slurm.in_flight {
+    fn load_when_due(&mut self, cx: &mut Cx) {
+        let now = cx.now.mono_ms;
+        if self.slurm.in_flight {
             return;
         }
         let listed: Vec<Account> = self
-            .g
-            .sight
             .views
             .iter()
             .filter(|(_, view)| view.fresh.is_some())
             .map(|(account, _)| account.clone())
             .collect();
-        let wanted = !listed.is_empty() || !self.g.sight.slurm.known || self.g.sight.slurm.again;
+        let wanted = !listed.is_empty() || !self.slurm.known || self.slurm.again;
         if !wanted {
             return;
         }
-        if self.g.sight.slurm.next_at > now {
-            self.wake(self.g.sight.slurm.next_at);
+        if self.slurm.next_at > now {
+            cx.wake(self.slurm.next_at);
             return;
         }
-        self.g.sight.slurm.in_flight = true;
-        self.g.sight.slurm.again = false;
-        self.slurm_call(Purpose::Load { accounts: listed }, SlurmRequest::LoadNodes);
+        self.slurm.in_flight = true;
+        self.slurm.again = false;
+        cx.slurm_call(Purpose::Load { accounts: listed }, SlurmRequest::LoadNodes);
     }
 
-    pub(super) fn take_listing(&mut self, account: &Account, started: u64, result: CloudResult) {
-        let rescan_ms = u64::from(self.g.cx.site.settings.rescan_s) * 1000;
-        let now = self.g.cx.now;
-        let Some(view) = self.g.sight.views.get_mut(account) else { return };
+    pub(super) fn take_listing(&mut self, cx: &mut Cx, account: &Account, started: u64, result: CloudResult) {
+        let rescan_ms = u64::from(cx.site.settings.rescan_s) * 1000;
+        let now = cx.now;
+        let Some(view) = self.views.get_mut(account) else { return };
         view.in_flight = false;
         match result {
             Ok(CloudReply::Instances(instances)) => {
@@ -172,15 +170,15 @@ impl Engine {
                 view.last_error = None;
                 view.instances = instances.iter().filter(|instance| !instance.state.is_ended()).count();
                 view.fresh = Some((started, instances));
-                if self.keeps_fleets(account) {
-                    let cluster = self.g.cx.site.cluster.clone();
-                    self.cloud(
+                if cx.keeps_fleets(account) {
+                    let cluster = cx.site.cluster.clone();
+                    cx.cloud(
                         Purpose::ListFleets { account: account.clone(), started: now.mono_ms },
                         CloudRequest::DescribeFleets { cluster },
                     );
                 }
                 if recovered {
-                    self.fact(self.new_fact(FactKind::CloudKnown, format!("EC2 in {account} answers again")));
+                    cx.fact(cx.new_fact(FactKind::CloudKnown, format!("EC2 in {account} answers again")));
                 }
             }
             other => {
@@ -189,16 +187,18 @@ impl Engine {
                     Ok(reply) => ("UnexpectedReply".to_owned(), format!("{reply:?}")),
                 };
                 view.failures += 1;
-                let wait = backoff_ms(view.failures + 1, &mut self.g.cx.rng);
+                let wait = backoff_ms(view.failures + 1, &mut cx.rng);
                 view.next_at = now.mono_ms + wait.max(if view.ready { 5_000 } else { 0 });
                 view.last_error = Some(format!("{code}: {message}"));
                 let text =
                     format!("EC2 in {account} could not be listed, nothing is concluded from it: {message}");
-                self.fact(self.new_fact(FactKind::CloudUnknown, text).code(code));
+                cx.fact(cx.new_fact(FactKind::CloudUnknown, text).code(code));
             }
         }
     }
+}
 
+impl Engine {
     pub(super) fn take_nodes(&mut self, accounts: &[Account], result: Result<Vec<SlurmNode>, SlurmError>) {
         let now = self.g.cx.now;
         self.g.sight.slurm.in_flight = false;
@@ -211,10 +211,10 @@ impl Engine {
                 self.g.sight.slurm.last_ok_unix_ms = Some(now.unix_ms);
                 self.g.sight.slurm.last_error = None;
                 if recovered {
-                    self.fact(self.new_fact(FactKind::SlurmKnown, "slurmctld answers again"));
+                    self.g.cx.fact(self.g.cx.new_fact(FactKind::SlurmKnown, "slurmctld answers again"));
                 }
-                self.take_slurm_nodes(&nodes);
-                self.weights_read();
+                self.demand.take_slurm_nodes(&mut self.g, &mut self.groups, &nodes);
+                self.g.weights.weights_read();
                 let mut seen = BTreeMap::new();
                 for account in accounts {
                     let Some((started, instances)) =
@@ -222,17 +222,17 @@ impl Engine {
                     else {
                         continue;
                     };
-                    self.judge(account, started, &instances);
+                    self.reconcile.judge(&mut self.g, &mut self.groups, account, started, &instances);
                     seen.insert(account.clone(), started);
-                    self.settle_recovered(account);
-                    self.settle_deletions(account);
+                    self.launching.settle_recovered(&mut self.g, account);
+                    self.g.deletions.settle_deletions(&mut self.g.cx, account);
                     if let Some(view) = self.g.sight.views.get_mut(account) {
                         view.ready = true;
                     }
                 }
-                self.end_unanswered(&seen);
-                self.reset_stuck();
-                self.forget_ended();
+                self.hibernation.end_unanswered(&mut self.g, &seen);
+                self.demand.reset_stuck(&mut self.g);
+                self.g.terminations.forget_ended(&self.g.cx);
             }
             Err(error) => {
                 self.g.sight.slurm.failures += 1;
@@ -240,7 +240,7 @@ impl Engine {
                 self.g.sight.slurm.next_at = now.mono_ms + wait;
                 self.g.sight.slurm.again = true;
                 self.g.sight.slurm.last_error = Some(error.to_string());
-                self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()));
+                self.g.cx.fact(self.g.cx.new_fact(FactKind::SlurmUnknown, error.to_string()));
             }
         }
     }

@@ -42,7 +42,20 @@ mod weight;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use launch::FallBack;
+use batch::Waiting;
+use desire::Demand;
+use end::Terminations;
+use fleet::{FleetDeletions, NodeFleets};
+use group_fleet::{GroupFleets, Lowering};
+use launch::{FallBack, Launches, Launching};
+use list::Sight;
+use placeholder::Placeholders;
+use pools::Pools;
+use reconcile::Reconcile;
+use report::Failures;
+use sleep::{Hibernation, Sleepers};
+use tell::Addresses;
+use weight::Weights;
 
 use super::ec2_api::CloudReply;
 use super::event::{CallId, Event, Step};
@@ -131,28 +144,30 @@ struct Changed {
 /// What is known, waiting, or owed until it is done. No store knows who gives it orders.
 struct Ground {
     cx: Cx,
-    sight: list::Sight,
-    waiting: batch::Waiting,
-    launches: launch::Launches,
-    pools: pools::Pools,
-    sleepers: sleep::Sleepers,
-    lowering: group_fleet::Lowering,
-    terminations: end::Terminations,
-    deletions: fleet::FleetDeletions,
-    addresses: tell::Tell,
-    placeholders: placeholder::Placeholders,
-    failures: report::Reports,
-    weights: weight::Weights,
-    tags: tags::TagQueue,
+    sight: Sight,
+    waiting: Waiting,
+    launches: Launches,
+    pools: Pools,
+    sleepers: Sleepers,
+    lowering: Lowering,
+    terminations: Terminations,
+    deletions: FleetDeletions,
+    addresses: tell::Addresses,
+    placeholders: Placeholders,
+    failures: report::Failures,
+    weights: Weights,
+    tags: tags::Tags,
 }
 
 /// The whole decision state: the ground, and those who decide upon it.
 pub struct Engine {
     g: Ground,
-    demand: desire::Demand,
-    node_fleets: fleet::NodeFleets,
-    groups: group_fleet::GroupFleets,
-    hibernation: sleep::Hibernation,
+    demand: Demand,
+    launching: Launching,
+    node_fleets: NodeFleets,
+    groups: GroupFleets,
+    hibernation: Hibernation,
+    reconcile: Reconcile,
 }
 
 impl Engine {
@@ -175,26 +190,28 @@ impl Engine {
         };
         let g = Ground {
             cx,
-            sight: list::Sight::default(),
-            waiting: batch::Waiting::default(),
-            launches: launch::Launches::default(),
-            pools: pools::Pools::default(),
-            sleepers: sleep::Sleepers::default(),
-            lowering: group_fleet::Lowering::default(),
-            terminations: end::Terminations::default(),
-            deletions: fleet::FleetDeletions::default(),
-            addresses: tell::Tell::default(),
-            placeholders: placeholder::Placeholders::default(),
-            failures: report::Reports::default(),
-            weights: weight::Weights::of(&site),
-            tags: tags::TagQueue::default(),
+            sight: Sight::default(),
+            waiting: Waiting::default(),
+            launches: Launches::default(),
+            pools: Pools::default(),
+            sleepers: Sleepers::default(),
+            lowering: Lowering::default(),
+            terminations: Terminations::default(),
+            deletions: FleetDeletions::default(),
+            addresses: tell::Addresses::default(),
+            placeholders: Placeholders::default(),
+            failures: report::Failures::default(),
+            weights: Weights::of(&site),
+            tags: tags::Tags::default(),
         };
         let mut engine = Self {
             g,
-            demand: desire::Demand::default(),
-            node_fleets: fleet::NodeFleets::default(),
-            groups: group_fleet::GroupFleets::default(),
-            hibernation: sleep::Hibernation::default(),
+            demand: Demand::default(),
+            launching: Launching,
+            node_fleets: NodeFleets::default(),
+            groups: GroupFleets::default(),
+            hibernation: Hibernation::default(),
+            reconcile: Reconcile,
         };
         engine.recover();
         engine
@@ -220,14 +237,14 @@ impl Engine {
     pub fn is_idle(&self) -> bool {
         self.g.sight.slurm.is_known()
             && !self.g.sight.slurm.is_asked_again()
-            && self.views_ready()
+            && self.g.sight.views_ready(&self.g.cx)
             && self.g.cx.calls.open.is_empty()
             && self.g.cx.calls.outbox.is_empty()
             && self.g.launches.open.is_empty()
             && self.g.waiting.queues.values().all(batch::Queue::is_empty)
             && self.g.terminations.queues.values().all(end::EndQueue::is_empty)
             && self.g.launches.fulfilling.is_empty()
-            && self.group_fleets_quiet()
+            && self.groups.group_fleets_quiet(&self.g)
             && self.g.deletions.queues.values().all(fleet::FleetEnds::is_empty)
             && self.g.addresses.is_empty()
             && self.g.failures.is_empty()
@@ -269,42 +286,46 @@ impl Engine {
 
     fn take_in(&mut self, event: Event) {
         match event {
-            Event::Power(reading) => self.take_power(&reading),
+            Event::Power(reading) => self.demand.take_power(&mut self.g, &mut self.groups, &reading),
             Event::ResumeRequested { nodes, jobs } => {
                 let ids: Vec<u64> = jobs.iter().flatten().map(|job| job.job_id).collect();
                 if let Some(jobs) = jobs {
-                    self.learn_jobs(&nodes, jobs);
+                    self.g.waiting.learn_jobs(&self.g.cx, &nodes, jobs);
                 }
-                self.take_request(&nodes, Desire::Waking);
-                self.give_up_late_jobs(ids);
+                self.demand.take_request(&mut self.g, &mut self.groups, &nodes, Desire::Waking);
+                self.demand.give_up_late_jobs(&mut self.g, ids);
             }
-            Event::SuspendRequested { nodes } => self.take_request(&nodes, Desire::Down),
-            Event::ResumeFailed { nodes } => self.take_resume_failed(&nodes),
+            Event::SuspendRequested { nodes } => {
+                self.demand.take_request(&mut self.g, &mut self.groups, &nodes, Desire::Down)
+            }
+            Event::ResumeFailed { nodes } => {
+                self.demand.take_resume_failed(&mut self.g, &mut self.groups, &nodes)
+            }
             Event::CloudAnswered { call, result } => self.take_cloud(call, result),
             Event::SlurmAnswered { call, result } => self.take_slurm(call, result),
             Event::SiteChanged(site) => self.take_site(site),
             Event::Rescan => {
-                self.forget_weights();
-                self.rescan_now();
+                self.g.forget_weights();
+                self.g.sight.rescan_now(&self.g.cx);
             }
             Event::LockRequested { nodes, locked } => self.take_lock(nodes, locked),
             Event::PauseRequested { paused } => {
-                self.record(Record::Pause { paused });
+                self.g.cx.record(Record::Pause { paused });
                 let text = if paused {
                     "no EC2 instance is launched or terminated until resumed"
                 } else {
                     "operations resumed"
                 };
-                self.fact(self.new_fact(FactKind::Paused, text));
+                self.g.cx.fact(self.g.cx.new_fact(FactKind::Paused, text));
                 if !paused {
                     for pressure in self.g.pools.pressure.values_mut() {
                         pressure.open();
                     }
-                    self.rescan_now();
+                    self.g.sight.rescan_now(&self.g.cx);
                 }
             }
             Event::ReplaceRequested { nodes } => self.take_replace(&nodes),
-            Event::ResetRequested { nodes } => self.reset_nodes(&nodes),
+            Event::ResetRequested { nodes } => self.demand.reset_nodes(&mut self.g, &nodes),
             Event::DeleteFleetsRequested { fleet_ids } => self.delete_asked_fleets(&fleet_ids),
             Event::Tick => {}
         }
@@ -312,56 +333,95 @@ impl Engine {
 
     fn decide(&mut self) {
         self.g.cx.deadline = None;
-        self.list_when_due();
-        self.close_launch_batches();
-        self.advance_launches();
-        self.mind_group_fleets();
-        self.watch_fleets();
-        self.look_for_shortage();
-        self.mind_sleepers();
-        self.mind_relocations();
-        self.end_instances();
-        self.tell_addresses();
-        self.settle_reports();
-        if self.place_waiting() {
-            self.report_failures();
+        self.g.sight.list_when_due(&mut self.g.cx);
+        self.demand.close_launch_batches(&mut self.g, &mut self.launching, &mut self.groups);
+        self.launching.advance_launches(&mut self.g);
+        self.groups.mind_group_fleets(&mut self.g);
+        self.node_fleets.watch_fleets(&mut self.g, &mut self.launching);
+        self.node_fleets.look_for_shortage(&mut self.g, &mut self.groups);
+        self.hibernation.mind_sleepers(&mut self.g);
+        self.hibernation.mind_relocations(&mut self.g);
+        self.g.terminations.end_instances(&mut self.g.cx);
+        self.g.tell_addresses();
+        self.g.settle_reports();
+        if self.g.place_waiting() {
+            self.g.failures.report_failures(&mut self.g.cx);
         }
-        self.set_weights();
-        self.start_ready_jobs();
-        self.write_tags();
-        self.send_outbox();
+        self.g.set_weights();
+        self.demand.start_ready_jobs(&mut self.g);
+        self.g.tags.write_tags(&mut self.g.cx);
+        self.g.cx.send_outbox();
     }
 
     fn take_cloud(&mut self, call: CallId, result: super::ec2_api::CloudResult) {
         use outbox::Purpose;
         let Some(purpose) = self.g.cx.calls.open.remove(&call) else { return };
-        self.note_budget(&purpose, &result);
+        self.g.cx.note_budget(&purpose, &result);
         match purpose {
             Purpose::Create { intent, .. } => {
-                if let Some(FallBack { group, nodes }) = self.take_fleet(intent, result) {
-                    self.begin_launch(&group, nodes, Lifecycle::OnDemand);
+                if let Some(FallBack { group, nodes }) =
+                    self.launching.take_fleet(&mut self.g, intent, result)
+                {
+                    self.demand.begin_launch(
+                        &mut self.g,
+                        &mut self.launching,
+                        &mut self.groups,
+                        &group,
+                        nodes,
+                        Lifecycle::OnDemand,
+                    );
                 }
             }
-            Purpose::DescribeLaunch { intent, .. } => self.take_launch_instances(intent, result),
-            Purpose::List { account, started, .. } => self.take_listing(&account, started, result),
-            Purpose::Confirm { account, ids } => self.take_confirmation(&account, &ids, result),
-            Purpose::Terminate { intent, .. } => self.take_terminated(intent, result),
-            Purpose::Tags { intent, nodes, level, .. } => self.take_tagged(intent, nodes, level, result),
-            Purpose::PollFleets { account } => self.take_fleet_instances(&account, result),
+            Purpose::DescribeLaunch { intent, .. } => {
+                self.launching.take_launch_instances(&mut self.g, intent, result)
+            }
+            Purpose::List { account, started, .. } => {
+                self.g.sight.take_listing(&mut self.g.cx, &account, started, result)
+            }
+            Purpose::Confirm { account, ids } => {
+                self.reconcile.take_confirmation(&mut self.g, &account, &ids, result)
+            }
+            Purpose::Terminate { intent, .. } => {
+                self.g.terminations.take_terminated(&mut self.g.cx, intent, result)
+            }
+            Purpose::Tags { intent, nodes, level, .. } => {
+                self.g.tags.take_tagged(&mut self.g.cx, intent, nodes, level, result)
+            }
+            Purpose::PollFleets { account } => {
+                self.node_fleets.take_fleet_instances(&mut self.g, &account, result)
+            }
             Purpose::ListFleets { account, started } => {
                 let Ok(CloudReply::Fleets(fleets)) = result else { return };
-                self.take_group_fleets(&account, started, &fleets);
-                self.take_fleets(&account, fleets);
+                self.groups.take_group_fleets(&mut self.g, &account, started, &fleets);
+                self.node_fleets.take_fleets(&mut self.g, &account, fleets);
             }
-            Purpose::DeleteFleets { intent, .. } => self.take_deleted(intent, result),
-            Purpose::GroupFleet { intent, stem, .. } => self.take_group_call(intent, &stem, result),
+            Purpose::DeleteFleets { intent, .. } => {
+                self.g.deletions.take_deleted(&mut self.g.cx, intent, result)
+            }
+            Purpose::GroupFleet { intent, stem, .. } => {
+                self.groups.take_group_call(&mut self.g, intent, &stem, result)
+            }
             Purpose::History { account, who, start_unix_ms } => {
-                self.take_history(&account, &who, start_unix_ms, result);
+                self.node_fleets.take_history(
+                    &mut self.g,
+                    &mut self.launching,
+                    &mut self.groups,
+                    &account,
+                    &who,
+                    start_unix_ms,
+                    result,
+                );
             }
-            Purpose::PollGroup { account, stem } => self.take_group_instances(&account, &stem, result),
-            Purpose::CancelSpot { account, intent } => self.take_cancelled(&account, intent, result),
-            Purpose::WatchSleep { .. } => self.take_sleep_watch(result),
-            Purpose::Relocate { node, intent, .. } => self.take_relocation(&node, intent, result),
+            Purpose::PollGroup { account, stem } => {
+                self.groups.take_group_instances(&mut self.g, &account, &stem, result)
+            }
+            Purpose::CancelSpot { account, intent } => {
+                self.g.lowering.take_cancelled(&mut self.g.cx, &account, intent, result)
+            }
+            Purpose::WatchSleep { .. } => self.hibernation.take_sleep_watch(&mut self.g, result),
+            Purpose::Relocate { node, intent, .. } => {
+                self.hibernation.take_relocation(&mut self.g, &node, intent, result)
+            }
             Purpose::Mind
             | Purpose::Close { .. }
             | Purpose::StartJobs
@@ -385,11 +445,13 @@ impl Engine {
                     SlurmReply::Done => Vec::new(),
                 }),
             ),
-            Purpose::Tell { nodes } => self.take_told(nodes, result),
-            Purpose::Place { nodes } => self.take_placed(nodes, result),
-            Purpose::Report { nodes } => self.take_reported(&nodes, result),
-            Purpose::Weigh { nodes, weight, round } => self.take_weighed(nodes, weight, round, result),
-            Purpose::Reset { nodes } => self.take_reset(&nodes, result),
+            Purpose::Tell { nodes } => self.g.take_told(nodes, result),
+            Purpose::Place { nodes } => self.g.placeholders.take_placed(&mut self.g.cx, nodes, result),
+            Purpose::Report { nodes } => self.g.failures.take_reported(&mut self.g.cx, &nodes, result),
+            Purpose::Weigh { nodes, weight, round } => {
+                self.g.weights.take_weighed(&mut self.g.cx, nodes, weight, round, result)
+            }
+            Purpose::Reset { nodes } => self.g.sight.take_reset(&mut self.g.cx, &nodes, result),
             Purpose::StartJobs
             | Purpose::Create { .. }
             | Purpose::DescribeLaunch { .. }
@@ -406,92 +468,48 @@ impl Engine {
             | Purpose::CancelSpot { .. }
             | Purpose::Relocate { .. }
             | Purpose::WatchSleep { .. } => {}
-            Purpose::Close { node } => self.take_closed(&node, result),
-            Purpose::Mind => self.take_minded(result),
+            Purpose::Close { node } => self.hibernation.take_closed(&mut self.g, &node, result),
+            Purpose::Mind => self.g.cx.take_minded(result),
         }
     }
 
     fn take_site(&mut self, site: Arc<Site>) {
         self.g.cx.site = site;
         let site = Arc::clone(&self.g.cx.site);
-        self.note_former_accounts();
-        let listed = self.listed_accounts();
+        self.g.sight.note_former_accounts(&self.g.cx);
+        let listed = self.g.sight.listed_accounts(&self.g.cx);
         self.g.sight.views.retain(|account, _| listed.contains(account));
-        self.group_fleets_of_new_site();
+        self.groups.group_fleets_of_new_site(&mut self.g);
         // A node that the new configuration does not know is left alone; one it knows again is re-read.
         self.g.cx.nodes.retain(|name, _| site.locate(name).is_some());
         self.g.waiting.queues.retain(|stem, _| site.group(stem).is_some());
         self.g.cx.ledger = index::Index::of(&self.g.cx.persisted, Arc::clone(&site));
-        self.weigh_by_new_site();
+        self.g.weigh_by_new_site();
         // Times and rules may be others now.
         self.g.launches.fulfilling.touch_all();
         self.g.sleepers.sleeping.touch_all();
         for state in self.groups.states.values_mut() {
             state.touch_all();
         }
-        self.fact(
-            self.new_fact(
+        self.g.cx.fact(
+            self.g.cx.new_fact(
                 FactKind::ConfigLoaded,
                 format!("{} node groups are configured", site.groups().len()),
             ),
         );
-        self.rescan_now();
+        self.g.sight.rescan_now(&self.g.cx);
     }
 
     fn take_lock(&mut self, nodes: Vec<String>, locked: bool) {
         let nodes: Vec<String> =
             nodes.into_iter().filter(|node| self.g.cx.site.locate(node).is_some()).collect();
         let text = if locked { "hands off until unlocked" } else { "managed again" };
-        self.fact(self.new_fact(FactKind::NodeLocked, text).nodes(&nodes));
+        self.g.cx.fact(self.g.cx.new_fact(FactKind::NodeLocked, text).nodes(&nodes));
         for node in &nodes {
-            self.wish_changed(node);
+            self.g.cx.wish_changed(node);
         }
-        self.record(Record::Lock { nodes, locked });
-        self.rescan_now();
-    }
-
-    fn is_locked(&self, node: &str) -> bool {
-        self.g.cx.persisted.locked.contains(node)
-    }
-
-    /// A node that still needs an instance for the power-up it is in.
-    fn wants_instance(&self, node: &str) -> bool {
-        self.g.cx.nodes.get(node).is_some_and(|n| n.desire == Desire::Waking && !n.reported)
-            && !self.g.cx.persisted.bindings.contains_key(node)
-            && !self.is_locked(node)
-    }
-
-    /// Whether this node wants an instance may have changed: what waits for one on its behalf looks again.
-    fn wish_changed(&mut self, node: &str) {
-        let changed = &mut self.g.cx.changed;
-        changed.weights.insert(node.to_owned());
-        changed.node_fleets.insert(node.to_owned());
-        changed.groups.insert(node.to_owned());
-    }
-
-    fn record(&mut self, record: Record) {
-        match &record {
-            Record::Bound { bindings } => {
-                self.g.cx.changed.weights.extend(bindings.iter().map(|binding| binding.node.clone()));
-            }
-            Record::Unbound { nodes, .. } => self.g.cx.changed.weights.extend(nodes.iter().cloned()),
-            _ => {}
-        }
-        self.g.cx.persisted.apply_telling(&record, &mut self.g.cx.ledger);
-        self.g.cx.step.records.push(record);
-    }
-
-    fn new_fact(&self, kind: FactKind, text: impl Into<String>) -> Fact {
-        Fact::new(self.g.cx.now.unix_ms, kind, text)
-    }
-
-    fn fact(&mut self, fact: Fact) {
-        self.g.cx.step.facts.push(fact);
-    }
-
-    /// Ask to be woken at `mono_ms` = `at`.
-    fn wake(&mut self, at: u64) {
-        self.g.cx.deadline = Some(self.g.cx.deadline.map_or(at, |earlier| earlier.min(at)));
+        self.g.cx.record(Record::Lock { nodes, locked });
+        self.g.sight.rescan_now(&self.g.cx);
     }
 
     /// Instances that are bound, by id.
@@ -507,11 +525,11 @@ impl Engine {
             entry.since = self.g.cx.now.mono_ms;
             entry.bound_at = self.g.cx.now.mono_ms;
         }
-        self.note_former_accounts();
-        self.recover_tags();
-        self.recover_relocations();
-        self.recover_fleets();
-        self.recover_group_fleets();
+        self.g.sight.note_former_accounts(&self.g.cx);
+        self.g.tags.recover_tags(&self.g.cx);
+        self.g.sleepers.recover_relocations(&self.g.cx);
+        self.node_fleets.recover_fleets(&mut self.g);
+        self.groups.recover_group_fleets(&mut self.g);
         let open: Vec<u64> = self.g.cx.persisted.open.keys().copied().collect();
         for id in &open {
             self.recover_intent(*id);
@@ -522,7 +540,53 @@ impl Engine {
                 self.g.cx.persisted.bindings.len(),
                 open.len()
             );
-            self.fact(self.new_fact(FactKind::Recovered, text));
+            self.g.cx.fact(self.g.cx.new_fact(FactKind::Recovered, text));
         }
+    }
+}
+
+impl Cx {
+    fn is_locked(&self, node: &str) -> bool {
+        self.persisted.locked.contains(node)
+    }
+
+    /// A node that still needs an instance for the power-up it is in.
+    fn wants_instance(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|n| n.desire == Desire::Waking && !n.reported)
+            && !self.persisted.bindings.contains_key(node)
+            && !self.is_locked(node)
+    }
+
+    /// Whether this node wants an instance may have changed: what waits for one on its behalf looks again.
+    fn wish_changed(&mut self, node: &str) {
+        let changed = &mut self.changed;
+        changed.weights.insert(node.to_owned());
+        changed.node_fleets.insert(node.to_owned());
+        changed.groups.insert(node.to_owned());
+    }
+
+    fn record(&mut self, record: Record) {
+        match &record {
+            Record::Bound { bindings } => {
+                self.changed.weights.extend(bindings.iter().map(|binding| binding.node.clone()));
+            }
+            Record::Unbound { nodes, .. } => self.changed.weights.extend(nodes.iter().cloned()),
+            _ => {}
+        }
+        self.persisted.apply_telling(&record, &mut self.ledger);
+        self.step.records.push(record);
+    }
+
+    fn new_fact(&self, kind: FactKind, text: impl Into<String>) -> Fact {
+        Fact::new(self.now.unix_ms, kind, text)
+    }
+
+    fn fact(&mut self, fact: Fact) {
+        self.step.facts.push(fact);
+    }
+
+    /// Ask to be woken at `mono_ms` = `at`.
+    fn wake(&mut self, at: u64) {
+        self.deadline = Some(self.deadline.map_or(at, |earlier| earlier.min(at)));
     }
 }

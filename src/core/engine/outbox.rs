@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Engine;
+use super::Cx;
 use crate::core::ec2_api::{CloudRequest, CloudResult, ErrorClass};
 use crate::core::event::{CallId, Effect};
 use crate::core::fact::FactKind;
@@ -14,6 +14,13 @@ use crate::core::slurm_api::SlurmRequest;
 
 /// The priority of what can wait for ever.
 const LOWEST: u8 = 9;
+
+/// Who waits for the fleet whose history is asked.
+#[derive(Clone, Debug)]
+pub(super) enum WaitingFor {
+    Group(String),
+    Node(String),
+}
 
 /// Why a call was made: who gets its answer.
 #[derive(Clone, Debug)]
@@ -94,7 +101,7 @@ pub(super) enum Purpose {
     /// Why a fleet does not deliver.
     History {
         account: Account,
-        who: super::shortage::Waiting,
+        who: WaitingFor,
         start_unix_ms: u64,
     },
     CancelSpot {
@@ -231,7 +238,7 @@ impl Default for Calls {
     }
 }
 
-impl Engine {
+impl Cx {
     /// Write down a call that changes EC2; its number names it in the journal.
     pub(super) fn record_intent(
         &mut self,
@@ -239,72 +246,72 @@ impl Engine {
         request: CloudRequest,
         launch: Option<LaunchIntent>,
     ) -> u64 {
-        let id = self.g.cx.persisted.next_id;
-        let intent = Intent { unix_ms: self.g.cx.now.unix_ms, account: account.clone(), request, launch };
+        let id = self.persisted.next_id;
+        let intent = Intent { unix_ms: self.now.unix_ms, account: account.clone(), request, launch };
         self.record(Record::Intent { id, intent });
         id
     }
 
     /// What an intent that EC2 has not answered asks for.
     pub(super) fn open_request(&self, intent: u64) -> Option<CloudRequest> {
-        self.g.cx.persisted.open.get(&intent).map(|open| open.request.clone())
+        self.persisted.open.get(&intent).map(|open| open.request.clone())
     }
 
     /// Queue a call to EC2; it leaves at the end of this step unless the budget says later.
     pub(super) fn cloud(&mut self, purpose: Purpose, request: CloudRequest) {
-        self.g.cx.calls.outbox.push(purpose, request);
+        self.calls.outbox.push(purpose, request);
     }
 
     pub(super) fn slurm_call(&mut self, purpose: Purpose, request: SlurmRequest) {
         let call = self.new_call(purpose);
         if matches!(request, SlurmRequest::UpdateNodes(_)) {
-            self.g.cx.calls.slurm_updates += 1;
+            self.calls.slurm_updates += 1;
         }
-        self.g.cx.step.effects.push(Effect::Slurm { call, request });
+        self.step.effects.push(Effect::Slurm { call, request });
     }
 
     fn new_call(&mut self, purpose: Purpose) -> CallId {
-        let call = self.g.cx.calls.next;
-        self.g.cx.calls.next += 1;
-        self.g.cx.calls.open.insert(call, purpose);
+        let call = self.calls.next;
+        self.calls.next += 1;
+        self.calls.open.insert(call, purpose);
         call
     }
 
     /// A lane that must wait keeps everything behind its first call: the bucket is the same for all of it.
     pub(super) fn send_outbox(&mut self) {
-        let mut lanes = std::mem::take(&mut self.g.cx.calls.outbox.lanes);
+        let mut lanes = std::mem::take(&mut self.calls.outbox.lanes);
         for (lane, waiting) in &mut lanes {
-            if self.g.cx.persisted.paused && lane.group != ActionGroup::Describe {
+            if self.persisted.paused && lane.group != ActionGroup::Describe {
                 continue;
             }
             while let Some((purpose, request)) = waiting.pop_front() {
-                let budget = self.g.cx.calls.budgets.entry(lane.account.clone()).or_default();
-                if let Err(ready) = budget.take(lane.group, lane.priority == LOWEST, self.g.cx.now) {
+                let budget = self.calls.budgets.entry(lane.account.clone()).or_default();
+                if let Err(ready) = budget.take(lane.group, lane.priority == LOWEST, self.now) {
                     self.wake(ready);
                     waiting.push_front((purpose, request));
                     break;
                 }
                 let call = self.new_call(purpose);
-                self.g.cx.calls.counts.entry(lane.account.clone()).or_default().calls += 1;
-                self.g.cx.step.effects.push(Effect::Cloud { call, account: lane.account.clone(), request });
+                self.calls.counts.entry(lane.account.clone()).or_default().calls += 1;
+                self.step.effects.push(Effect::Cloud { call, account: lane.account.clone(), request });
             }
         }
         lanes.retain(|_, waiting| !waiting.is_empty());
-        self.g.cx.calls.outbox.lanes = lanes;
+        self.calls.outbox.lanes = lanes;
     }
 
     pub(super) fn note_budget(&mut self, purpose: &Purpose, result: &CloudResult) {
         let Some(account) = purpose.account().cloned() else { return };
         let group = purpose.action_group();
-        let budget = self.g.cx.calls.budgets.entry(account.clone()).or_default();
+        let budget = self.calls.budgets.entry(account.clone()).or_default();
         match result {
             Err(error) if error.class == ErrorClass::Throttle => {
-                budget.throttled(group, self.g.cx.now, &mut self.g.cx.rng);
-                self.g.cx.calls.counts.entry(account.clone()).or_default().throttled += 1;
+                budget.throttled(group, self.now, &mut self.rng);
+                self.calls.counts.entry(account.clone()).or_default().throttled += 1;
                 let text = format!("EC2 in {account} asks for fewer requests");
                 self.fact(self.new_fact(FactKind::Throttled, text).code(error.code.clone()));
             }
-            _ => budget.passed(group, self.g.cx.now),
+            _ => budget.passed(group, self.now),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::outbox::Purpose;
 use super::turn::Turn;
-use super::{Desire, Engine};
+use super::{Cx, Desire, Ground};
 use crate::core::fact::FactKind;
 use crate::core::slurm_api::{NodeUpdate, SlurmError, SlurmRequest, SlurmResult};
 
@@ -47,69 +47,71 @@ impl Placeholders {
     }
 }
 
-impl Engine {
+impl Ground {
     /// Returns whether nodes may be powered down now, as far as their addresses go.
     pub(super) fn place_waiting(&mut self) -> bool {
-        let now = self.g.cx.now.mono_ms;
-        if self.g.placeholders.in_flight() || self.g.addresses.is_owed() {
+        let now = self.cx.now.mono_ms;
+        if self.placeholders.in_flight() || self.addresses.is_owed() {
             return false;
         }
-        if let Some(at) = self.g.placeholders.turn.waits_until(now) {
-            self.wake(at);
+        if let Some(at) = self.placeholders.turn.waits_until(now) {
+            self.cx.wake(at);
             return false;
         }
-        let failed: Vec<String> = self.g.failures.nodes().cloned().collect();
-        let mut nodes = self.g.placeholders.take_due(now, !failed.is_empty());
-        if let Some((at, _)) = self.g.placeholders.waiting.front() {
-            self.wake(*at);
+        let failed: Vec<String> = self.failures.nodes().cloned().collect();
+        let mut nodes = self.placeholders.take_due(now, !failed.is_empty());
+        if let Some((at, _)) = self.placeholders.waiting.front() {
+            self.cx.wake(*at);
         }
-        nodes.retain(|node| self.g.cx.nodes.get(node).is_some_and(|node| node.desire == Desire::Waking));
+        nodes.retain(|node| self.cx.nodes.get(node).is_some_and(|node| node.desire == Desire::Waking));
         nodes.extend(failed);
-        nodes.retain(|node| self.goes_by_its_name(node));
+        nodes.retain(|node| self.placeholders.goes_by_its_name(&self.cx, node));
         if nodes.is_empty() {
             return true;
         }
         let nodes: Vec<String> = nodes.into_iter().collect();
         let addrs = Some(vec![NOWHERE.to_owned(); nodes.len()]);
         let update = NodeUpdate { names: nodes.clone(), addrs, ..NodeUpdate::default() };
-        self.g.placeholders.turn.begin();
-        self.slurm_call(Purpose::Place { nodes }, SlurmRequest::UpdateNodes(update));
+        self.placeholders.turn.begin();
+        self.cx.slurm_call(Purpose::Place { nodes }, SlurmRequest::UpdateNodes(update));
         false
     }
+}
 
+impl Placeholders {
     /// A bound one has been told its own address. One that slurmctld has not shown yet may have an instance's.
-    fn goes_by_its_name(&self, name: &str) -> bool {
-        let node = self.g.cx.nodes.get(name).filter(|_| !self.g.cx.persisted.bindings.contains_key(name));
+    fn goes_by_its_name(&self, cx: &Cx, name: &str) -> bool {
+        let node = cx.nodes.get(name).filter(|_| !cx.persisted.bindings.contains_key(name));
         node.is_some_and(|node| node.slurm_addr.as_deref() == Some(name))
     }
 
-    pub(super) fn take_placed(&mut self, nodes: Vec<String>, result: SlurmResult) {
+    pub(super) fn take_placed(&mut self, cx: &mut Cx, nodes: Vec<String>, result: SlurmResult) {
         match result {
             Ok(_) => {
                 let text = format!("{} nodes have {NOWHERE} until they have an instance", nodes.len());
-                self.fact(self.new_fact(FactKind::PlaceholdersSet, text).nodes(&nodes));
+                cx.fact(cx.new_fact(FactKind::PlaceholdersSet, text).nodes(&nodes));
             }
             Err(error) => {
-                self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
+                cx.fact(cx.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
                 if matches!(error, SlurmError::Unreachable { .. }) {
-                    self.place_later(nodes);
+                    self.place_later(cx, nodes);
                     return;
                 }
                 // slurmctld does not take it, and must learn of a failure all the same.
             }
         }
-        self.g.placeholders.turn.succeeded();
+        self.turn.succeeded();
         for name in &nodes {
-            if let Some(node) = self.g.cx.nodes.get_mut(name) {
+            if let Some(node) = cx.nodes.get_mut(name) {
                 node.slurm_addr = Some(NOWHERE.to_owned());
             }
         }
     }
 
-    fn place_later(&mut self, nodes: Vec<String>) {
-        let next = self.g.placeholders.turn.failed(self.g.cx.now.mono_ms, 2, &mut self.g.cx.rng);
+    fn place_later(&mut self, cx: &mut Cx, nodes: Vec<String>) {
+        let next = self.turn.failed(cx.now.mono_ms, 2, &mut cx.rng);
         for node in nodes.into_iter().rev() {
-            self.g.placeholders.waiting.push_front((next, node));
+            self.waiting.push_front((next, node));
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Engine;
+use super::Cx;
 use crate::core::ec2_api::{ErrorClass, PoolError};
 use crate::core::fact::FactKind;
 use crate::core::fleet_spec::LaunchTemplateOverride;
@@ -102,51 +102,51 @@ pub(super) struct Pools {
     pub(super) cooling: BTreeMap<Pool, Cooling>,
 }
 
-impl Engine {
+impl Pools {
     /// The pools that are not to be asked first for `least` instances at once.
-    pub(super) fn cooling_pools(&self, least: usize) -> Vec<&Pool> {
-        let cools = |cooling: &Cooling| cooling.until > self.g.cx.now.mono_ms && least >= cooling.refused;
-        self.g.pools.cooling.iter().filter(|(_, cooling)| cools(cooling)).map(|(pool, _)| pool).collect()
+    pub(super) fn cooling_pools(&self, cx: &Cx, least: usize) -> Vec<&Pool> {
+        let cools = |cooling: &Cooling| cooling.until > cx.now.mono_ms && least >= cooling.refused;
+        self.cooling.iter().filter(|(_, cooling)| cools(cooling)).map(|(pool, _)| pool).collect()
     }
 
     /// The pool had fewer than `refused` instances.
-    pub(super) fn cool(&mut self, account: &Account, error: &PoolError, refused: usize) {
+    pub(super) fn cool(&mut self, cx: &mut Cx, account: &Account, error: &PoolError, refused: usize) {
         if error.class != ErrorClass::Capacity {
             return;
         }
         let Some(instance_type) = error.instance_type.clone() else { return };
         let place = error.subnet_id.clone().or_else(|| error.zone.clone()).unwrap_or_default();
         let pool = Pool { account: account.clone(), instance_type, place, lifecycle: error.lifecycle };
-        let seconds = self.g.cx.site.settings.pool_cooldown_s;
+        let seconds = cx.site.settings.pool_cooldown_s;
         let text = format!(
             "{} {} {} is not asked first for {seconds} s",
             pool.instance_type,
             pool.place,
             pool.lifecycle.as_str()
         );
-        self.fact(self.new_fact(FactKind::PoolCooling, text).code(error.code.clone()));
-        self.g.pools.cooling.retain(|_, cooling| cooling.until > self.g.cx.now.mono_ms);
-        let until = self.g.cx.now.mono_ms + u64::from(seconds) * 1000;
-        let cooling = self.g.pools.cooling.entry(pool).or_insert(Cooling { until, refused });
+        cx.fact(cx.new_fact(FactKind::PoolCooling, text).code(error.code.clone()));
+        self.cooling.retain(|_, cooling| cooling.until > cx.now.mono_ms);
+        let until = cx.now.mono_ms + u64::from(seconds) * 1000;
+        let cooling = self.cooling.entry(pool).or_insert(Cooling { until, refused });
         *cooling = Cooling { until, refused: cooling.refused.min(refused) };
     }
 
     /// A launch of at least `refused` instances gave nothing: wait longer before the group is asked for as many again, and
     /// close it if the site wants that.
-    pub(super) fn note_failure(&mut self, group: &str, last: LaunchError, refused: usize) {
-        let limit = self.g.cx.site.settings.protect_after;
-        let longest = u64::from(self.g.cx.site.settings.pool_cooldown_s) * 1000;
-        let pressure = self.g.pools.pressure.entry(group.to_owned()).or_default();
-        let waits = pressure.retry_at > self.g.cx.now.mono_ms;
+    pub(super) fn note_failure(&mut self, cx: &mut Cx, group: &str, last: LaunchError, refused: usize) {
+        let limit = cx.site.settings.protect_after;
+        let longest = u64::from(cx.site.settings.pool_cooldown_s) * 1000;
+        let pressure = self.pressure.entry(group.to_owned()).or_default();
+        let waits = pressure.retry_at > cx.now.mono_ms;
         pressure.refused = if waits { pressure.refused.min(refused) } else { refused };
         pressure.failures += 1;
         pressure.last_error = Some(last);
         let wait = 1_000u64.saturating_mul(1 << pressure.failures.min(10)).min(longest);
-        pressure.retry_at = self.g.cx.now.mono_ms + wait;
+        pressure.retry_at = cx.now.mono_ms + wait;
         if limit > 0 && pressure.failures >= limit && !pressure.protected {
             pressure.protected = true;
             let text = format!("closed after {} launches in a row without an instance", pressure.failures);
-            self.fact(self.new_fact(FactKind::GroupProtected, text).group(group));
+            cx.fact(cx.new_fact(FactKind::GroupProtected, text).group(group));
         }
     }
 }

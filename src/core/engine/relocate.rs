@@ -3,9 +3,9 @@
 //!
 //! The node keeps its binding to the Spot instance, and is kept responding, until the on-demand instance runs.
 
-use super::Engine;
 use super::outbox::Purpose;
 use super::sleep::{MINUTE_MS, Sleep};
+use super::{Cx, Ground, Hibernation, Sleepers};
 use crate::core::ec2_api::{CloudError, CloudReply, CloudRequest, CloudResult, ErrorClass, Instance};
 use crate::core::fact::FactKind;
 use crate::core::limits::{ActionGroup, backoff_ms};
@@ -37,70 +37,102 @@ pub(super) struct Pace {
     told: Option<String>,
 }
 
-impl Engine {
+impl Cx {
     pub(super) fn is_relocating(&self, node: &str) -> bool {
-        self.g.cx.persisted.relocations.contains_key(node)
-    }
-
-    /// The job's instance is neither the one nor the other yet.
-    pub(super) fn is_moving(&self, node: &str) -> bool {
-        self.g.sleepers.sleeping.contains_key(node)
-            && self.g.cx.persisted.relocations.get(node).is_some_and(|moving| !moving.moved)
+        self.persisted.relocations.contains_key(node)
     }
 
     /// A Spot instance whose end is part of a move, and no loss.
     pub(super) fn relocates_from(&self, instance: &str) -> bool {
-        self.g.cx.persisted.relocations.values().any(|moving| moving.from == instance && !moving.moved)
+        self.persisted.relocations.values().any(|moving| moving.from == instance && !moving.moved)
     }
 
     pub(super) fn relocates_fleet(&self, fleet_id: &str) -> bool {
-        self.g.cx.persisted.relocations.values().any(|moving| moving.fleet_id == fleet_id)
+        self.persisted.relocations.values().any(|moving| moving.fleet_id == fleet_id)
     }
 
     /// Either instance of a move, also if EC2's answer to its launch was lost.
     pub(super) fn in_relocation(&self, instance: &Instance) -> bool {
-        self.g.cx.persisted.relocations.values().any(|moving| {
+        self.persisted.relocations.values().any(|moving| {
             moving.from == instance.id
                 || moving.to.as_ref() == Some(&instance.id)
                 || instance.tags.get(tag::LAUNCH).is_some_and(|token| *token == moving.launch_token())
         })
     }
 
-    pub(super) fn recover_relocations(&mut self) {
-        let now = self.g.cx.now;
-        for (node, moving) in &self.g.cx.persisted.relocations {
-            self.g.sleepers.paces.insert(node.clone(), Pace { stage_since: now.mono_ms, ..Pace::default() });
+    fn moving(&self, node: &str) -> Option<Relocation> {
+        self.persisted.relocations.get(node).map(|moving| (**moving).clone())
+    }
+}
+
+impl Sleepers {
+    /// The job's instance is neither the one nor the other yet.
+    pub(super) fn is_moving(&self, cx: &Cx, node: &str) -> bool {
+        self.sleeping.contains_key(node)
+            && cx.persisted.relocations.get(node).is_some_and(|moving| !moving.moved)
+    }
+
+    pub(super) fn recover_relocations(&mut self, cx: &Cx) {
+        let now = cx.now;
+        for (node, moving) in &cx.persisted.relocations {
+            self.paces.insert(node.clone(), Pace { stage_since: now.mono_ms, ..Pace::default() });
             if !moving.moved && !moving.abandoned {
                 // EC2 may list neither instance as stopped now: the journal alone knows that the node sleeps.
-                self.g.sleepers.sleeping.insert(node.clone(), Sleep::begun(now, moving.asleep_since_unix_ms));
+                self.sleeping.insert(node.clone(), Sleep::begun(now, moving.asleep_since_unix_ms));
             }
         }
     }
 
+    /// The node is powered down. Whether its instance and fleet are the move's to end.
+    pub(super) fn abandon_relocation(&mut self, cx: &mut Cx, node: &str) -> bool {
+        let Some(moving) = cx.persisted.relocations.get(node) else { return false };
+        let newer = cx.persisted.fleets.get(node).is_some_and(|fleet| fleet.fleet_id != moving.fleet_id);
+        if newer {
+            return false;
+        }
+        if !moving.abandoned {
+            let mut moving = (**moving).clone();
+            moving.abandoned = true;
+            self.remember(cx, moving);
+            self.pace(node).next_at = 0;
+        }
+        true
+    }
+
+    fn pace(&mut self, node: &str) -> &mut Pace {
+        self.paces.entry(node.to_owned()).or_default()
+    }
+
+    fn remember(&mut self, cx: &mut Cx, moving: Relocation) {
+        cx.record(Record::Relocation { node: moving.node.clone(), relocation: Some(Box::new(moving)) });
+    }
+}
+
+impl Hibernation {
     /// The node has slept for more than `minutes`. `mono_ms` of the next attempt if none can be made now.
-    pub(super) fn begin_relocation(&mut self, node: &str, minutes: u32) -> Option<u64> {
+    pub(super) fn begin_relocation(&mut self, g: &mut Ground, node: &str, minutes: u32) -> Option<u64> {
         // Tried again after the same time if this comes to nothing.
-        let again = self.g.cx.now.mono_ms + u64::from(minutes) * MINUTE_MS;
-        let sleep = self.g.sleepers.sleeping.get_mut(node)?;
+        let again = g.cx.now.mono_ms + u64::from(minutes) * MINUTE_MS;
+        let sleep = g.sleepers.sleeping.get_mut(node)?;
         sleep.not_before(again);
         let asleep_since_unix_ms = sleep.since_unix_ms;
-        if self.is_locked(node) {
+        if g.cx.is_locked(node) {
             return Some(again);
         }
-        let binding = self.g.cx.persisted.bindings.get(node).cloned()?;
-        let (group, _) = self.g.cx.site.locate(node)?;
-        let tags = tag::at_birth(&self.g.cx.site, group, "");
-        let cluster = self.g.cx.site.cluster.clone();
-        let Some(fleet_id) = self.g.cx.persisted.fleets.get(node).map(|fleet| fleet.fleet_id.clone()) else {
+        let binding = g.cx.persisted.bindings.get(node).cloned()?;
+        let (group, _) = g.cx.site.locate(node)?;
+        let tags = tag::at_birth(&g.cx.site, group, "");
+        let cluster = g.cx.site.cluster.clone();
+        let Some(fleet_id) = g.cx.persisted.fleets.get(node).map(|fleet| fleet.fleet_id.clone()) else {
             let text =
                 format!("{node} cannot move to on-demand: the fleet of {} is not known", binding.instance_id);
-            self.fact(self.new_fact(FactKind::MoveFailed, text).nodes([node]));
+            g.cx.fact(g.cx.new_fact(FactKind::MoveFailed, text).nodes([node]));
             return Some(again);
         };
         let text =
             format!("{node} has slept for more than {minutes} minutes and moves to an on-demand instance");
-        self.fact(
-            self.new_fact(FactKind::NodeMoving, text).nodes([node]).instances([binding.instance_id.clone()]),
+        g.cx.fact(
+            g.cx.new_fact(FactKind::NodeMoving, text).nodes([node]).instances([binding.instance_id.clone()]),
         );
         let moving = Relocation {
             node: node.to_owned(),
@@ -109,10 +141,10 @@ impl Engine {
             stage: Stage::Inspect,
             from: binding.instance_id,
             fleet_id,
-            token: self.new_token(),
+            token: g.cx.new_token(),
             tries: 0,
             tags,
-            begun_unix_ms: self.g.cx.now.unix_ms,
+            begun_unix_ms: g.cx.now.unix_ms,
             asleep_since_unix_ms,
             zone: String::new(),
             platform: String::new(),
@@ -130,98 +162,72 @@ impl Engine {
             abandoned: false,
             problem: None,
         };
-        self.g
-            .sleepers
-            .paces
-            .insert(node.to_owned(), Pace { stage_since: self.g.cx.now.mono_ms, ..Pace::default() });
-        self.remember(moving);
+        g.sleepers.paces.insert(node.to_owned(), Pace { stage_since: g.cx.now.mono_ms, ..Pace::default() });
+        g.sleepers.remember(&mut g.cx, moving);
         None
     }
 
-    /// The node is powered down. Whether its instance and fleet are the move's to end.
-    pub(super) fn abandon_relocation(&mut self, node: &str) -> bool {
-        let Some(moving) = self.g.cx.persisted.relocations.get(node) else { return false };
-        let newer =
-            self.g.cx.persisted.fleets.get(node).is_some_and(|fleet| fleet.fleet_id != moving.fleet_id);
-        if newer {
-            return false;
-        }
-        if !moving.abandoned {
-            let mut moving = (**moving).clone();
-            moving.abandoned = true;
-            self.remember(moving);
-            self.pace(node).next_at = 0;
-        }
-        true
-    }
-
-    pub(super) fn mind_relocations(&mut self) {
-        let now = self.g.cx.now.mono_ms;
-        let nodes: Vec<String> = self.g.cx.persisted.relocations.keys().cloned().collect();
+    pub(super) fn mind_relocations(&mut self, g: &mut Ground) {
+        let now = g.cx.now.mono_ms;
+        let nodes: Vec<String> = g.cx.persisted.relocations.keys().cloned().collect();
         for node in nodes {
-            let pace = self.pace(&node);
+            let pace = g.sleepers.pace(&node);
             if pace.in_flight {
                 continue;
             }
             let at = pace.next_at;
             if at > now {
-                self.wake(at);
+                g.cx.wake(at);
             } else {
-                self.look(&node);
+                self.look(g, &node);
             }
         }
     }
 
-    fn pace(&mut self, node: &str) -> &mut Pace {
-        self.g.sleepers.paces.entry(node.to_owned()).or_default()
-    }
-
-    fn moving(&self, node: &str) -> Option<Relocation> {
-        self.g.cx.persisted.relocations.get(node).map(|moving| (**moving).clone())
-    }
-
-    fn remember(&mut self, moving: Relocation) {
-        self.record(Record::Relocation { node: moving.node.clone(), relocation: Some(Box::new(moving)) });
-    }
-
-    fn look(&mut self, node: &str) {
-        let Some(moving) = self.moving(node) else { return };
-        self.pace(node).in_flight = true;
+    fn look(&mut self, g: &mut Ground, node: &str) {
+        let Some(moving) = g.cx.moving(node) else { return };
+        g.sleepers.pace(node).in_flight = true;
         let purpose = Purpose::Relocate {
             account: moving.account.clone(),
             node: node.to_owned(),
             intent: None,
             group: ActionGroup::Describe,
         };
-        self.cloud(purpose, moving.look());
+        g.cx.cloud(purpose, moving.look());
     }
 
-    fn change(&mut self, moving: &Relocation, mut request: CloudRequest) {
-        let attempts = self.pace(&moving.node).attempts;
+    fn change(&mut self, g: &mut Ground, moving: &Relocation, mut request: CloudRequest) {
+        let attempts = g.sleepers.pace(&moving.node).attempts;
         if let CloudRequest::StopInstance { hibernate, .. } = &mut request {
             *hibernate = attempts < HIBERNATE_ATTEMPTS;
         }
         let group = ActionGroup::of(&request);
-        let intent = self.record_intent(&moving.account, request.clone(), None);
-        self.pace(&moving.node).in_flight = true;
+        let intent = g.cx.record_intent(&moving.account, request.clone(), None);
+        g.sleepers.pace(&moving.node).in_flight = true;
         let (account, node) = (moving.account.clone(), moving.node.clone());
-        self.cloud(Purpose::Relocate { account, node, intent: Some(intent), group }, request);
+        g.cx.cloud(Purpose::Relocate { account, node, intent: Some(intent), group }, request);
     }
 
-    pub(super) fn take_relocation(&mut self, node: &str, intent: Option<u64>, result: CloudResult) {
-        self.pace(node).in_flight = false;
-        let request = intent.and_then(|id| self.open_request(id));
+    pub(super) fn take_relocation(
+        &mut self,
+        g: &mut Ground,
+        node: &str,
+        intent: Option<u64>,
+        result: CloudResult,
+    ) {
+        g.sleepers.pace(node).in_flight = false;
+        let request = intent.and_then(|id| g.cx.open_request(id));
         if let Some(id) = intent {
             let outcome = match &result {
                 Ok(reply) => Outcome::Done(reply.clone()),
                 Err(error) => Outcome::Failed(error.clone()),
             };
-            self.record(Record::Outcome { id, outcome });
+            g.cx.record(Record::Outcome { id, outcome });
         }
-        let Some(moving) = self.moving(node) else { return };
+        let Some(moving) = g.cx.moving(node) else { return };
         match (request, result) {
             (None, Ok(CloudReply::Parts { instances, volumes })) => {
-                self.go_on(node, &instances, &volumes);
+                self.go_on(g, node, &instances, &volumes);
             }
             (Some(request), Ok(reply)) => {
                 let made = match reply {
@@ -229,10 +235,10 @@ impl Engine {
                     CloudReply::Reserved { id } => Some(id),
                     _ => None,
                 };
-                let next = moving.accepted(&request, made, self.g.cx.now.unix_ms);
-                self.pace(node).attempts = 0;
-                self.pace(node).next_at = 0;
-                self.set(&moving, next);
+                let next = moving.accepted(&request, made, g.cx.now.unix_ms);
+                g.sleepers.pace(node).attempts = 0;
+                g.sleepers.pace(node).next_at = 0;
+                self.set(g, &moving, next);
             }
             (None, Ok(other)) => {
                 let error = CloudError {
@@ -241,34 +247,34 @@ impl Engine {
                     message: format!("{other:?}"),
                     request_id: None,
                 };
-                self.look_failed(node, &error);
+                self.look_failed(g, node, &error);
             }
-            (None, Err(error)) => self.look_failed(node, &error),
-            (Some(request), Err(error)) => self.refused(&moving, &request, &error),
+            (None, Err(error)) => self.look_failed(g, node, &error),
+            (Some(request), Err(error)) => self.refused(g, &moving, &request, &error),
         }
     }
 
     /// What is not known decides nothing.
-    fn look_failed(&mut self, node: &str, error: &CloudError) {
-        let attempts = self.pace(node).attempts + 1;
-        self.pace(node).attempts = attempts;
-        self.later(node, attempts);
-        self.tell_trouble(node, "DescribeVolumes", error);
+    fn look_failed(&mut self, g: &mut Ground, node: &str, error: &CloudError) {
+        let attempts = g.sleepers.pace(node).attempts + 1;
+        g.sleepers.pace(node).attempts = attempts;
+        self.later(g, node, attempts);
+        self.tell_trouble(g, node, "DescribeVolumes", error);
     }
 
-    fn later(&mut self, node: &str, attempts: u32) {
-        let wait = backoff_ms(attempts + 1, &mut self.g.cx.rng);
-        let at = self.g.cx.now.mono_ms + wait;
-        self.pace(node).next_at = at;
-        self.wake(at);
+    fn later(&mut self, g: &mut Ground, node: &str, attempts: u32) {
+        let wait = backoff_ms(attempts + 1, &mut g.cx.rng);
+        let at = g.cx.now.mono_ms + wait;
+        g.sleepers.pace(node).next_at = at;
+        g.cx.wake(at);
     }
 
-    fn refused(&mut self, moving: &Relocation, request: &CloudRequest, error: &CloudError) {
+    fn refused(&mut self, g: &mut Ground, moving: &Relocation, request: &CloudRequest, error: &CloudError) {
         let node = moving.node.as_str();
         let retryable = error.class.is_retryable();
-        let attempts = self.pace(node).attempts + 1;
-        self.pace(node).attempts = attempts;
-        self.later(node, attempts);
+        let attempts = g.sleepers.pace(node).attempts + 1;
+        g.sleepers.pace(node).attempts = attempts;
+        self.later(g, node, attempts);
         let limit = match moving.stage {
             _ if retryable => RETRIES,
             Stage::Reserve | Stage::Rehearse => 1,
@@ -282,34 +288,34 @@ impl Engine {
                 // Some types take no CPU options, not even their own.
                 let mut next = moving.clone();
                 next.launch.cpu = None;
-                self.set(moving, next);
+                self.set(g, moving, next);
             } else if attempts >= limit {
                 let mut next = moving.clone();
                 next.stage = Stage::Undo;
                 next.problem = Some(format!("{}: {error}", request.action()));
-                self.pace(node).next_at = 0;
-                self.set(moving, next);
+                g.sleepers.pace(node).next_at = 0;
+                self.set(g, moving, next);
             }
             return;
         }
-        self.tell_trouble(node, request.action(), error);
+        self.tell_trouble(g, node, request.action(), error);
         let capacity = error.class == ErrorClass::Capacity || error.code.contains("CapacityReservation");
         let launching =
             matches!(request, CloudRequest::RunInstance(_) | CloudRequest::CreateCapacityReservation(_));
         if launching && (capacity || error.class == ErrorClass::IdempotentMismatch) {
-            self.set(moving, moving.begun_anew());
+            self.set(g, moving, moving.begun_anew());
         } else if attempts >= limit
             && let Some(next) = moving.without(request)
         {
-            self.tell_left(&next, &format!("{} was refused: {error}", request.action()));
-            self.set(moving, next);
+            self.tell_left(g, &next, &format!("{} was refused: {error}", request.action()));
+            self.set(g, moving, next);
         }
     }
 
-    fn tell_trouble(&mut self, node: &str, action: &str, error: &CloudError) {
-        let Some(moving) = self.moving(node) else { return };
-        let attempts = self.pace(node).attempts;
-        let told = self.pace(node).told.replace(error.code.clone());
+    fn tell_trouble(&mut self, g: &mut Ground, node: &str, action: &str, error: &CloudError) {
+        let Some(moving) = g.cx.moving(node) else { return };
+        let attempts = g.sleepers.pace(node).attempts;
+        let told = g.sleepers.pace(node).told.replace(error.code.clone());
         if told.as_ref() == Some(&error.code) && !attempts.is_multiple_of(TELL_EVERY) {
             return;
         }
@@ -319,10 +325,10 @@ impl Engine {
             error.message,
             moving.volume_ids().join(", ")
         );
-        self.fact(self.new_fact(FactKind::MoveDelayed, text).nodes([node]).code(error.code.clone()));
+        g.cx.fact(g.cx.new_fact(FactKind::MoveDelayed, text).nodes([node]).code(error.code.clone()));
     }
 
-    fn tell_left(&mut self, moving: &Relocation, why: &str) {
+    fn tell_left(&mut self, g: &mut Ground, moving: &Relocation, why: &str) {
         let node = &moving.node;
         let text = format!(
             "volumes {} and interfaces {} of {node} are not deleted by the plugin ({why}); they have the tag {} with the \
@@ -332,82 +338,83 @@ impl Engine {
             tag::RELOCATION,
             tag::LEFT_OVER,
         );
-        self.fact(self.new_fact(FactKind::VolumesLeft, text).nodes([node]));
+        g.cx.fact(g.cx.new_fact(FactKind::VolumesLeft, text).nodes([node]));
     }
 
     /// Decide with what EC2 has just shown, until something is to be waited for.
     fn go_on(
         &mut self,
+        g: &mut Ground,
         node: &str,
         instances: &[crate::core::ec2_api::InstanceParts],
         volumes: &[crate::core::ec2_api::Volume],
     ) {
         for _ in 0..MAX_CHANGES {
-            let Some(moving) = self.moving(node) else { return };
-            let fleet_gone = !self.g.cx.ledger.is_fleet(&moving.fleet_id);
-            let sight = Sight { instances, volumes, fleet_gone, unix_ms: self.g.cx.now.unix_ms };
+            let Some(moving) = g.cx.moving(node) else { return };
+            let fleet_gone = !g.cx.ledger.is_fleet(&moving.fleet_id);
+            let sight = Sight { instances, volumes, fleet_gone, unix_ms: g.cx.now.unix_ms };
             match moving.next(&sight) {
-                Next::Change(next) => self.set(&moving, *next),
+                Next::Change(next) => self.set(g, &moving, *next),
                 Next::Look => {
-                    self.pace(node).next_at = 0;
+                    g.sleepers.pace(node).next_at = 0;
                     return;
                 }
                 Next::Wait(ms) => {
-                    self.wait(&moving, ms);
+                    self.wait(g, &moving, ms);
                     return;
                 }
                 Next::EndFleet => {
-                    self.end_fleet(&moving.account, moving.fleet_id.clone());
-                    self.wait(&moving, 1_000);
+                    g.deletions.end_fleet(&g.cx, &moving.account, moving.fleet_id.clone());
+                    self.wait(g, &moving, 1_000);
                     return;
                 }
                 Next::Call(request) => {
-                    self.change(&moving, request);
+                    self.change(g, &moving, request);
                     return;
                 }
-                Next::Bind(instance) => self.give_node(&moving, *instance),
+                Next::Bind(instance) => self.give_node(g, &moving, *instance),
                 Next::Over(end) => {
-                    self.finish(&moving, end);
+                    self.finish(g, &moving, end);
                     return;
                 }
             }
         }
-        self.later(node, 1);
+        self.later(g, node, 1);
     }
 
-    fn wait(&mut self, moving: &Relocation, ms: u64) {
-        let now = self.g.cx.now;
+    fn wait(&mut self, g: &mut Ground, moving: &Relocation, ms: u64) {
+        let now = g.cx.now;
         let node = moving.node.as_str();
-        self.pace(node).next_at = now.mono_ms + ms;
-        self.wake(now.mono_ms + ms);
-        if now.since(self.pace(node).stage_since) < STAGE_PATIENCE_MS {
+        g.sleepers.pace(node).next_at = now.mono_ms + ms;
+        g.cx.wake(now.mono_ms + ms);
+        if now.since(g.sleepers.pace(node).stage_since) < STAGE_PATIENCE_MS {
             return;
         }
-        self.pace(node).stage_since = now.mono_ms;
+        g.sleepers.pace(node).stage_since = now.mono_ms;
         let minutes = STAGE_PATIENCE_MS / MINUTE_MS;
         if moving.stage < Stage::EndSpot {
             let mut next = moving.clone();
             next.stage = Stage::Undo;
             next.problem = Some(format!("EC2 has not finished after {minutes} minutes"));
-            self.set(moving, next);
+            self.set(g, moving, next);
         } else {
             let text = format!(
                 "the move of {node} stands still for {minutes} minutes: it {}. Its volumes are {}",
                 moving.stage.text(),
                 moving.volume_ids().join(", ")
             );
-            self.fact(self.new_fact(FactKind::MoveDelayed, text).nodes([node]));
+            g.cx.fact(g.cx.new_fact(FactKind::MoveDelayed, text).nodes([node]));
         }
     }
 
-    fn set(&mut self, before: &Relocation, next: Relocation) {
+    fn set(&mut self, g: &mut Ground, before: &Relocation, next: Relocation) {
         if next == *before {
             return;
         }
         let node = next.node.clone();
         if next.stage != before.stage {
-            let now = self.g.cx.now.mono_ms;
-            let pace = self.pace(&node);
+            let now = g.cx.now.mono_ms;
+            let pace = g.sleepers.pace(&node);
             pace.attempts = 0;
             pace.stage_since = now;
             pace.told = None;
@@ -418,15 +425,15 @@ impl Engine {
                 text.push_str(&format!(", because of this: {problem}"));
             }
             let instances: Vec<String> = next.to.iter().chain([&next.from]).cloned().collect();
-            self.fact(self.new_fact(FactKind::NodeMoving, text).nodes([&node]).instances(instances));
+            g.cx.fact(g.cx.new_fact(FactKind::NodeMoving, text).nodes([&node]).instances(instances));
         }
-        self.remember(next);
+        g.sleepers.remember(&mut g.cx, next);
     }
 
-    fn give_node(&mut self, moving: &Relocation, instance: Instance) {
+    fn give_node(&mut self, g: &mut Ground, moving: &Relocation, instance: Instance) {
         let node = moving.node.as_str();
-        let slept = self.g.cx.now.unix_ms.saturating_sub(moving.asleep_since_unix_ms);
-        self.g.tags.forget(node);
+        let slept = g.cx.now.unix_ms.saturating_sub(moving.asleep_since_unix_ms);
+        g.tags.forget(node);
         let text = format!(
             "{node} goes on as on-demand instance {} with the volumes {} of {}",
             instance.id,
@@ -434,47 +441,41 @@ impl Engine {
             moving.from
         );
         let ids = [instance.id.clone(), moving.from.clone()];
-        self.fact(self.new_fact(FactKind::NodeMoved, text).nodes([node]).instances(ids).after_ms(slept));
-        self.bind(&moving.account, Some(&moving.launch_token()), vec![(node.to_owned(), instance)], 0);
+        g.cx.fact(g.cx.new_fact(FactKind::NodeMoved, text).nodes([node]).instances(ids).after_ms(slept));
+        g.bind(&moving.account, Some(&moving.launch_token()), vec![(node.to_owned(), instance)], 0);
         // The address is the old one, the instance is not.
-        self.g.addresses.want(node.to_owned());
+        g.addresses.want(node.to_owned());
         let mut next = moving.clone();
         next.moved = true;
         next.stage = Stage::Restore;
-        self.set(moving, next);
-        self.wake_up(node);
+        self.set(g, moving, next);
+        g.sleepers.wake_up(&mut g.cx, node);
     }
 
-    fn finish(&mut self, moving: &Relocation, end: End) {
+    fn finish(&mut self, g: &mut Ground, moving: &Relocation, end: End) {
         let node = moving.node.as_str();
         let why = moving.problem.clone().unwrap_or_else(|| "Slurm does not want the node any more".into());
-        self.record(Record::Relocation { node: node.to_owned(), relocation: None });
-        self.g.sleepers.paces.remove(node);
+        g.cx.record(Record::Relocation { node: node.to_owned(), relocation: None });
+        g.sleepers.paces.remove(node);
         match end {
             End::Moved => {}
             End::Undone => {
                 let text =
                     format!("{node} did not move to on-demand and waits for Spot capacity again: {why}");
-                self.fact(self.new_fact(FactKind::MoveFailed, text).nodes([node]));
+                g.cx.fact(g.cx.new_fact(FactKind::MoveFailed, text).nodes([node]));
                 // Its next attempt has a time.
-                self.g.sleepers.sleeping.touch(node);
+                g.sleepers.sleeping.touch(node);
                 if moving.abandoned {
-                    self.end_fleet(&moving.account, moving.fleet_id.clone());
+                    g.deletions.end_fleet(&g.cx, &moving.account, moving.fleet_id.clone());
                 }
             }
             End::Left { volumes, .. } => {
                 if !volumes.is_empty() {
-                    self.tell_left(moving, &why);
+                    self.tell_left(g, moving, &why);
                 }
-                if self
-                    .g
-                    .cx
-                    .persisted
-                    .bindings
-                    .get(node)
-                    .is_some_and(|binding| binding.instance_id == moving.from)
+                if g.cx.persisted.bindings.get(node).is_some_and(|binding| binding.instance_id == moving.from)
                 {
-                    self.lose_instance(node, &moving.from, &why);
+                    g.lose_instance(node, &moving.from, &why);
                 }
             }
         }

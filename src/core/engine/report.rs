@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::outbox::Purpose;
 use super::turn::Turn;
-use super::{Desire, Engine};
+use super::{Cx, Desire, Ground};
 use crate::core::fact::FactKind;
 use crate::core::slurm_api::{NodeFlags, NodeStateChange, NodeUpdate, SlurmRequest, SlurmResult};
 
@@ -52,12 +52,12 @@ struct Report {
 
 /// Nodes to be reported as failed, each in the power-up in which it failed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reports {
+pub(super) struct Failures {
     nodes: BTreeMap<String, Report>,
     turn: Turn,
 }
 
-impl Reports {
+impl Failures {
     pub(super) fn add(&mut self, cause: Cause, reason: &str, nodes: impl IntoIterator<Item = String>) {
         let report = Report { cause, reason: reason.to_owned(), asked: false };
         self.nodes.extend(nodes.into_iter().map(|node| (node, report.clone())));
@@ -90,41 +90,22 @@ impl Reports {
     }
 }
 
-impl Engine {
+impl Ground {
     /// Drop what is no failure any more.
     pub(super) fn settle_reports(&mut self) {
-        if self.g.failures.turn.in_flight() || self.g.failures.nodes.is_empty() {
+        if self.failures.turn.in_flight() || self.failures.nodes.is_empty() {
             return;
         }
-        let mut reports = std::mem::take(&mut self.g.failures.nodes);
+        let mut reports = std::mem::take(&mut self.failures.nodes);
         reports.retain(|node, report| self.is_failed(node, report.cause));
-        self.g.failures.nodes = reports;
-    }
-
-    pub(super) fn report_failures(&mut self) {
-        if self.g.failures.turn.in_flight() || self.g.failures.nodes.is_empty() {
-            return;
-        }
-        if let Some(at) = self.g.failures.turn.waits_until(self.g.cx.now.mono_ms) {
-            self.wake(at);
-            return;
-        }
-        let Some((reason, nodes)) = self.g.failures.take_next() else { return };
-        let update = NodeUpdate {
-            names: nodes.clone(),
-            state: Some(NodeStateChange::PowerDownForce),
-            reason: Some(reason),
-            ..NodeUpdate::default()
-        };
-        self.g.failures.turn.begin();
-        self.slurm_call(Purpose::Report { nodes }, SlurmRequest::UpdateNodes(update));
+        self.failures.nodes = reports;
     }
 
     /// What has been suspended, bound or answered meanwhile is no failure any more.
     fn is_failed(&self, name: &str, cause: Cause) -> bool {
-        let Some(node) = self.g.cx.nodes.get(name) else { return false };
-        let asleep = self.g.sleepers.sleeping.contains_key(name);
-        let bound = self.g.cx.persisted.bindings.contains_key(name);
+        let Some(node) = self.cx.nodes.get(name) else { return false };
+        let asleep = self.sleepers.sleeping.contains_key(name);
+        let bound = self.cx.persisted.bindings.contains_key(name);
         let failed = match cause {
             Cause::NoInstance => !bound,
             Cause::Bare => !bound && !node.has_job,
@@ -132,27 +113,48 @@ impl Engine {
             Cause::Overslept => asleep,
             Cause::Unanswered => !asleep && node.flags.has(NodeFlags::NOT_RESPONDING),
         };
-        failed && matches!(node.desire, Desire::Waking | Desire::Keep) && !self.is_locked(name)
+        failed && matches!(node.desire, Desire::Waking | Desire::Keep) && !self.cx.is_locked(name)
+    }
+}
+
+impl Failures {
+    pub(super) fn report_failures(&mut self, cx: &mut Cx) {
+        if self.turn.in_flight() || self.nodes.is_empty() {
+            return;
+        }
+        if let Some(at) = self.turn.waits_until(cx.now.mono_ms) {
+            cx.wake(at);
+            return;
+        }
+        let Some((reason, nodes)) = self.take_next() else { return };
+        let update = NodeUpdate {
+            names: nodes.clone(),
+            state: Some(NodeStateChange::PowerDownForce),
+            reason: Some(reason),
+            ..NodeUpdate::default()
+        };
+        self.turn.begin();
+        cx.slurm_call(Purpose::Report { nodes }, SlurmRequest::UpdateNodes(update));
     }
 
-    pub(super) fn take_reported(&mut self, nodes: &[String], result: SlurmResult) {
-        let reports = &mut self.g.failures;
+    pub(super) fn take_reported(&mut self, cx: &mut Cx, nodes: &[String], result: SlurmResult) {
+        let reports = self;
         let Err(error) = result else {
             reports.turn.succeeded();
             reports.nodes.retain(|_, report| !report.asked);
             return;
         };
-        reports.turn.failed(self.g.cx.now.mono_ms, 2, &mut self.g.cx.rng);
+        reports.turn.failed(cx.now.mono_ms, 2, &mut cx.rng);
         for report in reports.nodes.values_mut() {
             report.asked = false;
         }
-        self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(nodes));
+        cx.fact(cx.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(nodes));
     }
 
     /// Have Slurm power a node down now, whatever runs there.
-    pub(super) fn force_down(&mut self, node: &str, cause: Cause, code: &str, message: &str) {
-        let fact = self.new_fact(FactKind::NodesFailed, message).nodes([node]).code(code);
-        self.fact(fact);
-        self.g.failures.add(cause, &reason(code, message), [node.to_owned()]);
+    pub(super) fn force_down(&mut self, cx: &mut Cx, node: &str, cause: Cause, code: &str, message: &str) {
+        let fact = cx.new_fact(FactKind::NodesFailed, message).nodes([node]).code(code);
+        cx.fact(fact);
+        self.add(cause, &reason(code, message), [node.to_owned()]);
     }
 }

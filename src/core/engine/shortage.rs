@@ -2,12 +2,12 @@
 //! What the history of fleets says about nodes that wait for Spot instances.
 //!
 //! EC2 keeps quiet about a lack of capacity, but its history names what can never be fulfilled: the account's Spot
-//! quota is used up, or the request is no good (EC2 user guide, "EC2 Fleet event types"). Waiting longer is then in vain.
+//! quota is used up, or the request is no good (EC2 user guide, "EC2 Fleet event types"). WaitingFor longer is then in vain.
 
 use std::collections::BTreeMap;
 
-use super::Engine;
-use super::outbox::Purpose;
+use super::outbox::{Purpose, WaitingFor};
+use super::{Ground, GroupFleets, Launching, NodeFleets};
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, FleetHistoryRecord};
 use crate::core::fact::FactKind;
 use crate::core::site::{Account, Lifecycle};
@@ -23,13 +23,6 @@ const HOPELESS: [&str; 2] = ["spotInstanceCountLimitExceeded", "spotFleetRequest
 
 /// Of these it is the account that has no more, whatever the pool.
 const OF_ACCOUNT: &str = "spotInstanceCountLimitExceeded";
-
-/// Who waits for the fleet whose history is asked.
-#[derive(Clone, Debug)]
-pub(super) enum Waiting {
-    Group(String),
-    Node(String),
-}
 
 /// The event that says why Spot gives nothing, if there is one since then.
 fn shortage(records: &[FleetHistoryRecord], since_unix_ms: u64) -> Option<(String, String)> {
@@ -50,49 +43,48 @@ fn shortage(records: &[FleetHistoryRecord], since_unix_ms: u64) -> Option<(Strin
         })
 }
 
-impl Engine {
+impl NodeFleets {
     /// Ask for the histories of fleets on which nodes have waited for a while.
-    pub(super) fn look_for_shortage(&mut self) {
-        if self.node_fleets.histories_in_flight > 0 {
+    pub(super) fn look_for_shortage(&mut self, g: &mut Ground, groups: &mut GroupFleets) {
+        if self.histories_in_flight > 0 {
             return;
         }
-        let waiting = self.waiting_for_spot();
+        let waiting = self.waiting_for_spot(g, groups);
         let Some(first) = waiting.iter().map(|(since, ..)| *since).min() else { return };
-        let at = self.node_fleets.history_at.max(first + LOOK_MS);
-        if at > self.g.cx.now.mono_ms {
-            self.wake(at);
+        let at = self.history_at.max(first + LOOK_MS);
+        if at > g.cx.now.mono_ms {
+            g.cx.wake(at);
             return;
         }
-        self.node_fleets.history_at = self.g.cx.now.mono_ms + LOOK_MS;
+        self.history_at = g.cx.now.mono_ms + LOOK_MS;
         let mut asked: BTreeMap<Account, usize> = BTreeMap::new();
         for (since, account, fleet_id, who) in waiting {
-            if matches!(who, Waiting::Node(_)) {
+            if matches!(who, WaitingFor::Node(_)) {
                 let asked = asked.entry(account.clone()).or_default();
                 *asked += 1;
                 if *asked > MAX_NODE_FLEETS {
                     continue;
                 }
             }
-            self.node_fleets.histories_in_flight += 1;
-            let start_unix_ms = self.g.cx.now.unix_ms.saturating_sub(self.g.cx.now.since(since));
-            self.cloud(
+            self.histories_in_flight += 1;
+            let start_unix_ms = g.cx.now.unix_ms.saturating_sub(g.cx.now.since(since));
+            g.cx.cloud(
                 Purpose::History { account, who, start_unix_ms },
                 CloudRequest::DescribeFleetHistory { fleet_id, start_unix_ms },
             );
         }
-        self.wake(self.node_fleets.history_at);
+        g.cx.wake(self.history_at);
     }
 
-    fn waiting_for_spot(&self) -> Vec<(u64, Account, String, Waiting)> {
-        let mut waiting = self.groups_waiting_for_spot();
-        let mut nodes: Vec<_> = self
-            .g
+    fn waiting_for_spot(&self, g: &Ground, groups: &GroupFleets) -> Vec<(u64, Account, String, WaitingFor)> {
+        let mut waiting = groups.groups_waiting_for_spot(g);
+        let mut nodes: Vec<_> = g
             .launches
             .fulfilling
             .iter()
             .filter(|(_, fulfil)| fulfil.lifecycle == Lifecycle::Spot)
             .map(|(node, fulfil)| {
-                let who = Waiting::Node(node.clone());
+                let who = WaitingFor::Node(node.clone());
                 (fulfil.since, fulfil.account.clone(), fulfil.fleet_id.clone(), who)
             })
             .collect();
@@ -103,19 +95,21 @@ impl Engine {
 
     pub(super) fn take_history(
         &mut self,
+        g: &mut Ground,
+        launching: &mut Launching,
+        groups: &mut GroupFleets,
         account: &Account,
-        who: &Waiting,
+        who: &WaitingFor,
         start_unix_ms: u64,
         result: CloudResult,
     ) {
-        self.node_fleets.histories_in_flight = self.node_fleets.histories_in_flight.saturating_sub(1);
+        self.histories_in_flight = self.histories_in_flight.saturating_sub(1);
         let Ok(CloudReply::History(records)) = result else { return };
         let Some((code, description)) = shortage(&records, start_unix_ms) else { return };
         match who {
-            Waiting::Group(key) => self.spot_is_short(key, &code, &description),
-            Waiting::Node(node) if code == OF_ACCOUNT => {
-                let alike: Vec<String> = self
-                    .g
+            WaitingFor::Group(key) => groups.spot_is_short(g, key, &code, &description),
+            WaitingFor::Node(node) if code == OF_ACCOUNT => {
+                let alike: Vec<String> = g
                     .launches
                     .fulfilling
                     .iter()
@@ -123,15 +117,15 @@ impl Engine {
                     .map(|(node, _)| node.clone())
                     .collect();
                 let text = format!("{} nodes wait for Spot in {account}: {description}", alike.len());
-                self.fact(self.new_fact(FactKind::CreateFleetFailed, text).nodes([node]).code(code));
+                g.cx.fact(g.cx.new_fact(FactKind::CreateFleetFailed, text).nodes([node]).code(code));
                 for node in alike {
-                    self.leave_spot(&node);
+                    self.leave_spot(g, launching, &node);
                 }
             }
-            Waiting::Node(node) => {
+            WaitingFor::Node(node) => {
                 let text = format!("{node} tries another pool: {description}");
-                self.fact(self.new_fact(FactKind::CreateFleetFailed, text).nodes([node]).code(code));
-                self.leave_pool(node);
+                g.cx.fact(g.cx.new_fact(FactKind::CreateFleetFailed, text).nodes([node]).code(code));
+                self.leave_pool(g, node);
             }
         }
     }

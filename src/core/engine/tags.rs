@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Engine;
+use super::Cx;
 use super::outbox::Purpose;
 use super::watched::Agenda;
 use crate::core::ec2_api::{CloudError, CloudRequest, CloudResult, ErrorClass};
@@ -22,7 +22,7 @@ const MAX_ATTEMPTS: u32 = 6;
 
 /// Bound nodes whose tags are not complete, with the `mono_ms` at which they are due.
 #[derive(Clone, Debug, Default)]
-pub(super) struct TagQueue {
+pub(super) struct Tags {
     node_tags: Agenda<String>,
     full_tags: Agenda<String>,
     attempts: BTreeMap<String, u32>,
@@ -32,7 +32,7 @@ pub(super) struct TagQueue {
     full_in_flight: bool,
 }
 
-impl TagQueue {
+impl Tags {
     pub(super) fn bound(&mut self, bindings: &[Binding], site: &Site, now: u64, delay: u64) {
         for binding in bindings {
             let eager =
@@ -63,63 +63,61 @@ struct TagCall {
     level: TagLevel,
 }
 
-impl Engine {
-    pub(super) fn recover_tags(&mut self) {
-        for binding in self.g.cx.persisted.bindings.values() {
+impl Tags {
+    pub(super) fn recover_tags(&mut self, cx: &Cx) {
+        for binding in cx.persisted.bindings.values() {
             if binding.tags < TagLevel::Node {
-                self.g.tags.node_tags.set(binding.node.clone(), self.g.cx.now.mono_ms);
+                self.node_tags.set(binding.node.clone(), cx.now.mono_ms);
             }
             if binding.tags < TagLevel::Full {
-                self.g.tags.full_tags.set(binding.node.clone(), self.g.cx.now.mono_ms + NAME_DELAY_MS);
+                self.full_tags.set(binding.node.clone(), cx.now.mono_ms + NAME_DELAY_MS);
             }
         }
     }
 
-    pub(super) fn write_tags(&mut self) {
-        if self.g.cx.persisted.paused {
+    pub(super) fn write_tags(&mut self, cx: &mut Cx) {
+        if cx.persisted.paused {
             return;
         }
-        self.write_node_tags();
-        self.write_full_tags();
+        self.write_node_tags(cx);
+        self.write_full_tags(cx);
     }
 
-    fn write_node_tags(&mut self) {
-        let due = self.g.tags.node_tags.take_due(self.g.cx.now.mono_ms);
-        if let Some(next) = self.g.tags.node_tags.next() {
-            self.wake(next);
+    fn write_node_tags(&mut self, cx: &mut Cx) {
+        let due = self.node_tags.take_due(cx.now.mono_ms);
+        if let Some(next) = self.node_tags.next() {
+            cx.wake(next);
         }
-        for call in self.reservation_calls(&due) {
-            self.send_tags(call);
+        for call in self.reservation_calls(cx, &due) {
+            self.send_tags(cx, call);
         }
     }
 
     /// One call per reservation where one list serves all its instances, else one per instance.
-    fn reservation_calls(&self, due: &BTreeSet<String>) -> Vec<TagCall> {
+    fn reservation_calls(&self, cx: &Cx, due: &BTreeSet<String>) -> Vec<TagCall> {
         let mut reservations: BTreeMap<(&Account, &str), Vec<&Binding>> = BTreeMap::new();
         let wanted: BTreeSet<&str> = due
             .iter()
-            .filter_map(|node| self.g.cx.persisted.bindings.get(node))
+            .filter_map(|node| cx.persisted.bindings.get(node))
             .map(|binding| binding.reservation_id.as_str())
             .collect();
-        for node in
-            wanted.into_iter().flat_map(|reservation| self.g.cx.ledger.nodes_of_reservation(reservation))
-        {
-            let Some(binding) = self.g.cx.persisted.bindings.get(node) else { continue };
+        for node in wanted.into_iter().flat_map(|reservation| cx.ledger.nodes_of_reservation(reservation)) {
+            let Some(binding) = cx.persisted.bindings.get(node) else { continue };
             reservations.entry((&binding.account, &binding.reservation_id)).or_default().push(binding);
         }
         let mut calls = Vec::new();
         for ((account, _), mut bindings) in reservations {
             bindings.sort_by_key(|binding| binding.ami_launch_index);
             // Instances of maintain fleets have no tag of ours from birth.
-            if bindings.iter().any(|binding| self.in_maintain_fleet(&binding.node)) {
+            if bindings.iter().any(|binding| self.in_maintain_fleet(cx, &binding.node)) {
                 let mine = bindings.into_iter().filter(|binding| due.contains(&binding.node));
-                calls.extend(mine.map(|binding| self.fleet_tags(binding)));
+                calls.extend(mine.map(|binding| self.fleet_tags(cx, binding)));
                 continue;
             }
             let gapless =
                 bindings.iter().zip(0u32..).all(|(binding, index)| binding.ami_launch_index == index);
             let list = hostlist::fold_ordered(bindings.iter().map(|binding| &binding.node));
-            let together = !bindings.iter().any(|binding| self.g.tags.alone.contains(&binding.node));
+            let together = !bindings.iter().any(|binding| self.alone.contains(&binding.node));
             if gapless && together && bindings.len() > 1 && list.len() <= tag::MAX_VALUE {
                 calls.push(TagCall {
                     account: account.clone(),
@@ -143,13 +141,13 @@ impl Engine {
         calls
     }
 
-    fn in_maintain_fleet(&self, node: &str) -> bool {
-        self.g.cx.site.locate(node).is_some_and(|(group, _)| group.scope != FleetScope::Launch)
+    fn in_maintain_fleet(&self, cx: &Cx, node: &str) -> bool {
+        cx.site.locate(node).is_some_and(|(group, _)| group.scope != FleetScope::Launch)
     }
 
-    fn fleet_tags(&self, binding: &Binding) -> TagCall {
-        let mut tags = self.g.cx.site.locate(&binding.node).map_or_else(BTreeMap::new, |(group, _)| {
-            tag::at_birth(&self.g.cx.site, group, binding.launch.as_deref().unwrap_or_default())
+    fn fleet_tags(&self, cx: &Cx, binding: &Binding) -> TagCall {
+        let mut tags = cx.site.locate(&binding.node).map_or_else(BTreeMap::new, |(group, _)| {
+            tag::at_birth(&cx.site, group, binding.launch.as_deref().unwrap_or_default())
         });
         tags.insert(tag::NODE.to_owned(), binding.node.clone());
         TagCall {
@@ -161,24 +159,24 @@ impl Engine {
         }
     }
 
-    fn write_full_tags(&mut self) {
-        if self.g.tags.full_in_flight {
+    fn write_full_tags(&mut self, cx: &mut Cx) {
+        if self.full_in_flight {
             return;
         }
-        let now = self.g.cx.now.mono_ms;
-        let Some((node, at)) = self.g.tags.full_tags.first().map(|(node, at)| (node.clone(), at)) else {
+        let now = cx.now.mono_ms;
+        let Some((node, at)) = self.full_tags.first().map(|(node, at)| (node.clone(), at)) else {
             return;
         };
         if at > now {
-            self.wake(at);
+            cx.wake(at);
             return;
         }
-        self.g.tags.full_tags.remove(&node);
-        let Some(binding) = self.g.cx.persisted.bindings.get(&node) else { return };
-        let Some((group, _)) = self.g.cx.site.locate(&node) else { return };
+        self.full_tags.remove(&node);
+        let Some(binding) = cx.persisted.bindings.get(&node) else { return };
+        let Some((group, _)) = cx.site.locate(&node) else { return };
         // With what the call before writes: an instance that counts as full must not lack it, whatever became of that call.
-        let mut tags = if self.in_maintain_fleet(&node) {
-            self.fleet_tags(binding).tags
+        let mut tags = if self.in_maintain_fleet(cx, &node) {
+            self.fleet_tags(cx, binding).tags
         } else {
             BTreeMap::from([(tag::NODE.to_owned(), node.clone())])
         };
@@ -195,84 +193,89 @@ impl Engine {
             tags,
             level: TagLevel::Full,
         };
-        self.g.tags.full_in_flight = true;
-        self.send_tags(call);
+        self.full_in_flight = true;
+        self.send_tags(cx, call);
     }
 
-    fn send_tags(&mut self, call: TagCall) {
+    fn send_tags(&mut self, cx: &mut Cx, call: TagCall) {
         let request = CloudRequest::CreateTags { ids: call.ids, tags: call.tags };
-        let id = self.record_intent(&call.account, request.clone(), None);
-        self.cloud(
+        let id = cx.record_intent(&call.account, request.clone(), None);
+        cx.cloud(
             Purpose::Tags { account: call.account, intent: id, nodes: call.nodes, level: call.level },
             request,
         );
     }
 
-    pub(super) fn take_tagged(&mut self, id: u64, nodes: Vec<String>, level: TagLevel, result: CloudResult) {
+    pub(super) fn take_tagged(
+        &mut self,
+        cx: &mut Cx,
+        id: u64,
+        nodes: Vec<String>,
+        level: TagLevel,
+        result: CloudResult,
+    ) {
         if level == TagLevel::Full {
-            self.g.tags.full_in_flight = false;
+            self.full_in_flight = false;
         }
         // A node may have got another instance since: that one has its own call.
-        let nodes = self.still_bound(id, nodes);
+        let nodes = self.still_bound(cx, id, nodes);
         match result {
             Ok(reply) => {
                 for node in &nodes {
-                    self.g.tags.attempts.remove(node);
+                    self.attempts.remove(node);
                 }
                 let text =
                     if level == TagLevel::Full { "Name tags written" } else { "node names written as tags" };
-                self.fact(self.new_fact(FactKind::TagsWritten, text).nodes(&nodes));
-                self.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
+                cx.fact(cx.new_fact(FactKind::TagsWritten, text).nodes(&nodes));
+                cx.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
                 if !nodes.is_empty() {
-                    self.record(Record::Tagged { nodes, level });
+                    cx.record(Record::Tagged { nodes, level });
                 }
             }
             Err(error) => {
-                self.record(Record::Outcome { id, outcome: Outcome::Failed(error.clone()) });
-                self.fact(
-                    self.new_fact(FactKind::TagsFailed, error.message.clone())
+                cx.record(Record::Outcome { id, outcome: Outcome::Failed(error.clone()) });
+                cx.fact(
+                    cx.new_fact(FactKind::TagsFailed, error.message.clone())
                         .nodes(&nodes)
                         .code(error.code.clone()),
                 );
-                self.tag_again(&nodes, level, &error);
+                self.tag_again(cx, &nodes, level, &error);
             }
         }
     }
 
     /// Of the nodes of a CreateTags intent those that still have the instance which the call names.
-    fn still_bound(&self, id: u64, nodes: Vec<String>) -> Vec<String> {
+    fn still_bound(&self, cx: &Cx, id: u64, nodes: Vec<String>) -> Vec<String> {
         let Some(CloudRequest::CreateTags { ids, .. }) =
-            self.g.cx.persisted.open.get(&id).map(|intent| &intent.request)
+            cx.persisted.open.get(&id).map(|intent| &intent.request)
         else {
             return Vec::new();
         };
         let bound = |node: &String, id: &String| {
-            self.g.cx.persisted.bindings.get(node).is_some_and(|binding| binding.instance_id == *id)
+            cx.persisted.bindings.get(node).is_some_and(|binding| binding.instance_id == *id)
         };
         nodes.into_iter().zip(ids).filter(|(node, id)| bound(node, id)).map(|(node, _)| node).collect()
     }
 
-    fn tag_again(&mut self, nodes: &[String], level: TagLevel, error: &CloudError) {
-        let grace = u64::from(self.g.cx.site.settings.consistency_grace_s) * 1000;
+    fn tag_again(&mut self, cx: &mut Cx, nodes: &[String], level: TagLevel, error: &CloudError) {
+        let grace = u64::from(cx.site.settings.consistency_grace_s) * 1000;
         let tried =
-            nodes.iter().filter_map(|node| self.g.tags.attempts.get(node)).max().copied().unwrap_or_default();
+            nodes.iter().filter_map(|node| self.attempts.get(node)).max().copied().unwrap_or_default();
         // The same moment for all, so that they are one call again.
-        let at = self.g.cx.now.mono_ms + backoff_ms(tried + 2, &mut self.g.cx.rng);
+        let at = cx.now.mono_ms + backoff_ms(tried + 2, &mut cx.rng);
         for node in nodes {
-            let attempts = self.g.tags.attempts.entry(node.clone()).or_default();
+            let attempts = self.attempts.entry(node.clone()).or_default();
             *attempts += 1;
-            let young =
-                self.g.cx.nodes.get(node).is_some_and(|known| self.g.cx.now.since(known.bound_at) < grace);
+            let young = cx.nodes.get(node).is_some_and(|known| cx.now.since(known.bound_at) < grace);
             // EC2 may not know a new instance yet; one that has ended is found out by the lists.
             let patient = error.class.is_retryable() || (error.class == ErrorClass::NotFound && young);
             if *attempts >= MAX_ATTEMPTS && !patient {
                 continue;
             }
             if !error.class.is_retryable() && nodes.len() > 1 {
-                self.g.tags.alone.insert(node.clone());
+                self.alone.insert(node.clone());
             }
-            let queue =
-                if level == TagLevel::Full { &mut self.g.tags.full_tags } else { &mut self.g.tags.node_tags };
+            let queue = if level == TagLevel::Full { &mut self.full_tags } else { &mut self.node_tags };
             queue.set(node.clone(), at);
         }
     }

@@ -7,7 +7,7 @@ use super::outbox::Purpose;
 use super::report::REASON_PREFIX;
 use super::sleep::ASLEEP_REASON;
 use super::turn::Turn;
-use super::{Engine, PowerSource};
+use super::{Cx, Demand, Ground, PowerSource, Sight};
 use crate::core::fact::FactKind;
 use crate::core::record::Record;
 use crate::core::slurm_api::{
@@ -28,14 +28,14 @@ const RESET_RETRY_MS: u64 = 5_000;
 
 /// Nodes whose address slurmctld does not have yet.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tell {
+pub(super) struct Addresses {
     nodes: BTreeSet<String>,
     turn: Turn,
     /// How often slurmctld was reached and did not take them, in a row.
     refusals: u32,
 }
 
-impl Tell {
+impl Addresses {
     pub(super) fn want(&mut self, node: String) {
         self.nodes.insert(node);
     }
@@ -54,24 +54,22 @@ impl Tell {
     }
 }
 
-impl Engine {
+impl Ground {
     pub(super) fn tell_addresses(&mut self) {
-        if self.g.addresses.nodes.is_empty()
-            || self.g.addresses.turn.in_flight()
-            || self.g.placeholders.in_flight()
+        if self.addresses.nodes.is_empty() || self.addresses.turn.in_flight() || self.placeholders.in_flight()
         {
             return;
         }
-        if let Some(at) = self.g.addresses.turn.waits_until(self.g.cx.now.mono_ms) {
-            self.wake(at);
+        if let Some(at) = self.addresses.turn.waits_until(self.cx.now.mono_ms) {
+            self.cx.wake(at);
             return;
         }
-        let nodes = std::mem::take(&mut self.g.addresses.nodes);
+        let nodes = std::mem::take(&mut self.addresses.nodes);
         let mut update =
             NodeUpdate { addrs: Some(Vec::new()), hostnames: Some(Vec::new()), ..NodeUpdate::default() };
         let (mut ids, mut types) = (Vec::new(), Vec::new());
         for node in nodes {
-            let Some(binding) = self.g.cx.persisted.bindings.get(&node) else { continue };
+            let Some(binding) = self.cx.persisted.bindings.get(&node) else { continue };
             update.addrs.get_or_insert_default().push(binding.addr.clone());
             update.hostnames.get_or_insert_default().push(binding.hostname.clone());
             ids.push(binding.instance_id.clone());
@@ -83,127 +81,132 @@ impl Engine {
         }
         update.instance_ids = Some(ids);
         update.instance_types = Some(types);
-        self.g.addresses.turn.begin();
+        self.addresses.turn.begin();
         let nodes = update.names.clone();
-        self.slurm_call(Purpose::Tell { nodes }, SlurmRequest::UpdateNodes(update));
+        self.cx.slurm_call(Purpose::Tell { nodes }, SlurmRequest::UpdateNodes(update));
     }
 
     pub(super) fn take_told(&mut self, mut nodes: Vec<String>, result: SlurmResult) {
         match result {
             Ok(_) => {
-                self.g.addresses.turn.succeeded();
-                self.g.addresses.refusals = 0;
+                self.addresses.turn.succeeded();
+                self.addresses.refusals = 0;
                 // A node that got another instance or address meanwhile is yet to be told of it.
-                nodes.retain(|node| !self.g.addresses.nodes.contains(node));
+                nodes.retain(|node| !self.addresses.nodes.contains(node));
                 if nodes.is_empty() {
                     return;
                 }
                 for name in &nodes {
-                    let addr = self.g.cx.persisted.bindings.get(name).map(|binding| binding.addr.clone());
-                    if let Some(node) = self.g.cx.nodes.get_mut(name) {
+                    let addr = self.cx.persisted.bindings.get(name).map(|binding| binding.addr.clone());
+                    if let Some(node) = self.cx.nodes.get_mut(name) {
                         node.slurm_addr = addr;
                     }
                 }
                 let fact = self
+                    .cx
                     .new_fact(FactKind::AddressesSet, format!("slurmctld has {} addresses", nodes.len()))
                     .nodes(&nodes)
-                    .after_ms(self.waited(&nodes));
-                self.fact(fact);
-                self.reach_woken(&nodes);
-                self.record(Record::Told { nodes });
+                    .after_ms(self.cx.waited(&nodes));
+                self.cx.fact(fact);
+                self.sleepers.reach_woken(&mut self.cx, &nodes);
+                self.cx.record(Record::Told { nodes });
             }
             Err(error) => {
-                self.g.addresses.refusals += u32::from(!matches!(error, SlurmError::Unreachable { .. }));
-                self.g.addresses.turn.failed(self.g.cx.now.mono_ms, 0, &mut self.g.cx.rng);
-                self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
+                self.addresses.refusals += u32::from(!matches!(error, SlurmError::Unreachable { .. }));
+                self.addresses.turn.failed(self.cx.now.mono_ms, 0, &mut self.cx.rng);
+                self.cx.fact(self.cx.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
                 for node in nodes {
-                    if self.g.cx.persisted.bindings.contains_key(&node) {
-                        self.g.addresses.nodes.insert(node);
+                    if self.cx.persisted.bindings.contains_key(&node) {
+                        self.addresses.nodes.insert(node);
                     }
                 }
             }
         }
     }
+}
 
+impl Demand {
     /// Nodes registered: jobs that wait for them need not wait for slurmctld's next round of 30 s.
-    pub(super) fn jobs_may_start(&mut self) {
-        if self.g.cx.options.source == PowerSource::Watch {
-            self.demand.start_jobs_at.get_or_insert(self.g.cx.now.mono_ms + START_JOBS_DELAY_MS);
+    pub(super) fn jobs_may_start(&mut self, g: &mut Ground) {
+        if g.cx.options.source == PowerSource::Watch {
+            self.start_jobs_at.get_or_insert(g.cx.now.mono_ms + START_JOBS_DELAY_MS);
         }
     }
 
-    pub(super) fn start_ready_jobs(&mut self) {
-        let Some(at) = self.demand.start_jobs_at else { return };
-        if at > self.g.cx.now.mono_ms {
-            self.wake(at);
+    pub(super) fn start_ready_jobs(&mut self, g: &mut Ground) {
+        let Some(at) = self.start_jobs_at else { return };
+        if at > g.cx.now.mono_ms {
+            g.cx.wake(at);
             return;
         }
-        self.demand.start_jobs_at = None;
-        self.slurm_call(Purpose::StartJobs, SlurmRequest::StartReadyJobs);
+        self.start_jobs_at = None;
+        g.cx.slurm_call(Purpose::StartJobs, SlurmRequest::StartReadyJobs);
     }
 
+    /// Bring nodes back that Slurm holds DOWN though nothing but a failed power-up was wrong with them.
+    pub(super) fn reset_stuck(&mut self, g: &mut Ground) {
+        let now = g.cx.now;
+        let stuck: Vec<String> =
+            g.cx.nodes
+                .iter()
+                .filter(|(name, node)| {
+                    let reason = node.reason.as_deref().unwrap_or_default();
+                    // Closed while its instance slept: whatever became of that instance, the next one is another.
+                    let closed = node.flags.has(NodeFlags::DRAIN);
+                    let by_us = if closed { reason.contains(ASLEEP_REASON) } else { is_power_reason(reason) };
+                    (node.base == NodeBase::Down || closed)
+                        && by_us
+                        && node.flags.has(NodeFlags::POWERED_DOWN)
+                        && !node.flags.has(NodeFlags::POWERING_DOWN)
+                        && node.reset_at.is_none_or(|at| now.since(at) >= RESET_INTERVAL_MS)
+                        && !g.cx.persisted.bindings.contains_key(*name)
+                        && !g.cx.is_locked(name)
+                })
+                .map(|(name, _)| name.clone())
+                .collect();
+        self.reset_nodes(g, &stuck);
+    }
+
+    pub(super) fn reset_nodes(&mut self, g: &mut Ground, nodes: &[String]) {
+        let nodes: Vec<String> =
+            nodes.iter().filter(|node| g.cx.site.locate(node).is_some()).cloned().collect();
+        if nodes.is_empty() {
+            return;
+        }
+        let now = g.cx.now.mono_ms;
+        let names = nodes.clone();
+        for name in &nodes {
+            g.cx.nodes.entry(name.clone()).or_default().reset_at = Some(now);
+        }
+        g.cx.fact(
+            g.cx.new_fact(FactKind::NodeReset, "back into service after a failed power-up").nodes(&nodes),
+        );
+        let update =
+            NodeUpdate { names: nodes, state: Some(NodeStateChange::Resume), ..NodeUpdate::default() };
+        g.cx.slurm_call(Purpose::Reset { nodes: names }, SlurmRequest::UpdateNodes(update));
+    }
+}
+
+impl Cx {
     pub(super) fn take_minded(&mut self, result: SlurmResult) {
         if let Err(error) = result {
             self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()));
         }
     }
+}
 
-    /// Bring nodes back that Slurm holds DOWN though nothing but a failed power-up was wrong with them.
-    pub(super) fn reset_stuck(&mut self) {
-        let now = self.g.cx.now;
-        let stuck: Vec<String> = self
-            .g
-            .cx
-            .nodes
-            .iter()
-            .filter(|(name, node)| {
-                let reason = node.reason.as_deref().unwrap_or_default();
-                // Closed while its instance slept: whatever became of that instance, the next one is another.
-                let closed = node.flags.has(NodeFlags::DRAIN);
-                let by_us = if closed { reason.contains(ASLEEP_REASON) } else { is_power_reason(reason) };
-                (node.base == NodeBase::Down || closed)
-                    && by_us
-                    && node.flags.has(NodeFlags::POWERED_DOWN)
-                    && !node.flags.has(NodeFlags::POWERING_DOWN)
-                    && node.reset_at.is_none_or(|at| now.since(at) >= RESET_INTERVAL_MS)
-                    && !self.g.cx.persisted.bindings.contains_key(*name)
-                    && !self.is_locked(name)
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        self.reset_nodes(&stuck);
-    }
-
-    pub(super) fn reset_nodes(&mut self, nodes: &[String]) {
-        let nodes: Vec<String> =
-            nodes.iter().filter(|node| self.g.cx.site.locate(node).is_some()).cloned().collect();
-        if nodes.is_empty() {
-            return;
-        }
-        let now = self.g.cx.now.mono_ms;
-        let names = nodes.clone();
-        for name in &nodes {
-            self.g.cx.nodes.entry(name.clone()).or_default().reset_at = Some(now);
-        }
-        self.fact(
-            self.new_fact(FactKind::NodeReset, "back into service after a failed power-up").nodes(&nodes),
-        );
-        let update =
-            NodeUpdate { names: nodes, state: Some(NodeStateChange::Resume), ..NodeUpdate::default() };
-        self.slurm_call(Purpose::Reset { nodes: names }, SlurmRequest::UpdateNodes(update));
-    }
-
+impl Sight {
     /// slurmctld could not be reached: asked for anew after a look at the nodes, which a pass without a plugin waits for.
-    pub(super) fn take_reset(&mut self, nodes: &[String], result: SlurmResult) {
+    pub(super) fn take_reset(&mut self, cx: &mut Cx, nodes: &[String], result: SlurmResult) {
         if !matches!(result, Err(SlurmError::Unreachable { .. })) {
             return;
         }
         for name in nodes {
-            if let Some(node) = self.g.cx.nodes.get_mut(name) {
+            if let Some(node) = cx.nodes.get_mut(name) {
                 node.reset_at = None;
             }
         }
-        self.g.sight.slurm.ask_again(self.g.cx.now.mono_ms + RESET_RETRY_MS);
+        self.slurm.ask_again(cx.now.mono_ms + RESET_RETRY_MS);
     }
 }
 

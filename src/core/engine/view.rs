@@ -29,7 +29,7 @@ impl Engine {
                 _ => {}
             }
             report.wanted += u32::from(matches!(node.desire, Desire::Waking) || binding.is_some());
-            report.locked += u32::from(self.is_locked(name));
+            report.locked += u32::from(self.g.cx.is_locked(name));
             if let Some(binding) = binding {
                 report.instances += 1;
                 match binding.lifecycle {
@@ -143,7 +143,7 @@ impl Engine {
             fleet_id: (self.g.cx.persisted.fleets.get(name).map(|fleet| fleet.fleet_id.clone()))
                 .or_else(|| binding.and_then(|b| b.fleet.clone())),
             reason: node.reason.clone(),
-            locked: self.is_locked(name),
+            locked: self.g.cx.is_locked(name),
         })
     }
 
@@ -155,7 +155,7 @@ impl Engine {
                 "launching"
             }
             Desire::Waking => "pending",
-            Desire::Keep if self.is_moving(name) => "moving",
+            Desire::Keep if self.g.sleepers.is_moving(&self.g.cx, name) => "moving",
             Desire::Keep if self.g.sleepers.sleeping.contains_key(name) => "asleep",
             Desire::Keep if node.base == NodeBase::Down => "failed",
             Desire::Keep if node.has_job => "busy",

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::outbox::Purpose;
 use super::turn::Turn;
-use super::{Desire, Engine, Node};
+use super::{Cx, Desire, Ground, Node};
 use crate::core::fact::FactKind;
 use crate::core::record::Binding;
 use crate::core::site::{NodeGroup, Site};
@@ -59,92 +59,101 @@ fn wanted(group: &NodeGroup, node: &Node, binding: Option<&Binding>) -> Option<u
     }
 }
 
-impl Engine {
+impl Ground {
     /// slurmctld may have gone back to the weights of slurm.conf.
     pub(super) fn forget_weights(&mut self) {
-        let weights = &mut self.g.weights;
+        let weights = &mut self.weights;
         weights.round += 1;
         if !weights.on {
             return;
         }
-        for (name, node) in &mut self.g.cx.nodes {
+        for (name, node) in &mut self.cx.nodes {
             node.slurm_weight = None;
             weights.touch(name);
         }
         weights.unread = true;
-        self.load_slurm_again();
+        self.sight.load_slurm_again(&self.cx);
     }
 
     /// Other rules: every node may be weighed anew.
     pub(super) fn weigh_by_new_site(&mut self) {
-        let Weights { turn, round, .. } = self.g.weights;
-        self.g.weights = Weights { turn: turn.forgiven(), round, ..Weights::of(&self.g.cx.site) };
+        let Weights { turn, round, .. } = self.weights;
+        self.weights = Weights { turn: turn.forgiven(), round, ..Weights::of(&self.cx.site) };
         self.forget_weights();
-    }
-
-    /// slurmctld has said what it has.
-    pub(super) fn weights_read(&mut self) {
-        self.g.weights.unread = false;
-    }
-
-    /// The weight that this node should have and, as far as is known, has not.
-    fn wrong_weight(&self, name: &str) -> Option<u32> {
-        let (group, _) = self.g.cx.site.locate(name)?;
-        let node = self.g.cx.nodes.get(name)?;
-        let weight = wanted(group, node, self.g.cx.persisted.bindings.get(name))?;
-        (node.slurm_weight != Some(weight) && !self.is_locked(name)).then_some(weight)
     }
 
     /// One update for each weight, one after the other.
     pub(super) fn set_weights(&mut self) {
-        for node in std::mem::take(&mut self.g.cx.changed.weights) {
-            self.g.weights.touch(&node);
+        for node in std::mem::take(&mut self.cx.changed.weights) {
+            self.weights.touch(&node);
         }
-        if self.g.weights.due.is_empty()
-            || self.g.weights.turn.in_flight()
-            || self.g.weights.unread
-            || !self.g.sight.slurm.is_known()
+        if self.weights.due.is_empty()
+            || self.weights.turn.in_flight()
+            || self.weights.unread
+            || !self.sight.slurm.is_known()
         {
             return;
         }
-        if let Some(at) = self.g.weights.turn.waits_until(self.g.cx.now.mono_ms) {
-            self.wake(at);
+        if let Some(at) = self.weights.turn.waits_until(self.cx.now.mono_ms) {
+            self.cx.wake(at);
             return;
         }
         let mut wrong: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-        for name in std::mem::take(&mut self.g.weights.due) {
-            if let Some(weight) = self.wrong_weight(&name) {
+        for name in std::mem::take(&mut self.weights.due) {
+            if let Some(weight) = self.weights.wrong_weight(&self.cx, &name) {
                 wrong.entry(weight).or_default().push(name);
             }
         }
         let Some((weight, nodes)) = wrong.pop_first() else { return };
-        self.g.weights.due.extend(wrong.into_values().flatten());
-        self.g.weights.turn.begin();
+        self.weights.due.extend(wrong.into_values().flatten());
+        self.weights.turn.begin();
         let update = NodeUpdate { names: nodes.clone(), weight: Some(weight), ..NodeUpdate::default() };
-        let round = self.g.weights.round;
-        self.slurm_call(Purpose::Weigh { nodes, weight, round }, SlurmRequest::UpdateNodes(update));
+        let round = self.weights.round;
+        self.cx.slurm_call(Purpose::Weigh { nodes, weight, round }, SlurmRequest::UpdateNodes(update));
+    }
+}
+
+impl Weights {
+    /// slurmctld has said what it has.
+    pub(super) fn weights_read(&mut self) {
+        self.unread = false;
     }
 
-    pub(super) fn take_weighed(&mut self, nodes: Vec<String>, weight: u32, round: u64, result: SlurmResult) {
+    /// The weight that this node should have and, as far as is known, has not.
+    fn wrong_weight(&self, cx: &Cx, name: &str) -> Option<u32> {
+        let (group, _) = cx.site.locate(name)?;
+        let node = cx.nodes.get(name)?;
+        let weight = wanted(group, node, cx.persisted.bindings.get(name))?;
+        (node.slurm_weight != Some(weight) && !cx.is_locked(name)).then_some(weight)
+    }
+
+    pub(super) fn take_weighed(
+        &mut self,
+        cx: &mut Cx,
+        nodes: Vec<String>,
+        weight: u32,
+        round: u64,
+        result: SlurmResult,
+    ) {
         match result {
             Ok(_) => {
-                self.g.weights.turn.succeeded();
-                if round == self.g.weights.round {
+                self.turn.succeeded();
+                if round == self.round {
                     for name in &nodes {
-                        if let Some(node) = self.g.cx.nodes.get_mut(name) {
+                        if let Some(node) = cx.nodes.get_mut(name) {
                             node.slurm_weight = Some(weight);
                         }
                     }
                 }
                 let text = format!("slurmctld has weight {weight} for {} nodes", nodes.len());
-                self.fact(self.new_fact(FactKind::WeightsSet, text).nodes(&nodes));
+                cx.fact(cx.new_fact(FactKind::WeightsSet, text).nodes(&nodes));
             }
             Err(error) => {
-                self.g.weights.turn.failed(self.g.cx.now.mono_ms, 0, &mut self.g.cx.rng);
-                self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
+                self.turn.failed(cx.now.mono_ms, 0, &mut cx.rng);
+                cx.fact(cx.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
             }
         }
         // What each should have may be another by now, or what was written undone.
-        self.g.weights.due.extend(nodes);
+        self.due.extend(nodes);
     }
 }
