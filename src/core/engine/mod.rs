@@ -57,12 +57,12 @@ use sleep::{Hibernation, Sleepers};
 use tell::Addresses;
 use weight::Weights;
 
-use super::ec2_api::CloudReply;
+use super::ec2_api::{CloudReply, CloudResult};
 use super::event::{CallId, Event, Step};
 use super::fact::{Fact, FactKind};
 use super::name_map::NameMap;
 use super::record::{Binding, Persisted, Record};
-use super::site::{Lifecycle, Site};
+use super::site::{Account, Lifecycle, Site};
 use super::slurm_api::{NodeBase, NodeFlags, SlurmReply};
 use super::time::Now;
 
@@ -353,7 +353,7 @@ impl Engine {
         self.g.cx.send_outbox();
     }
 
-    fn take_cloud(&mut self, call: CallId, result: super::ec2_api::CloudResult) {
+    fn take_cloud(&mut self, call: CallId, result: CloudResult) {
         use outbox::Purpose;
         let Some(purpose) = self.g.cx.calls.open.remove(&call) else { return };
         self.g.cx.note_budget(&purpose, &result);
@@ -390,11 +390,7 @@ impl Engine {
             Purpose::PollFleets { account } => {
                 self.node_fleets.take_fleet_instances(&mut self.g, &account, result)
             }
-            Purpose::ListFleets { account, started } => {
-                let Ok(CloudReply::Fleets(fleets)) = result else { return };
-                self.groups.take_group_fleets(&mut self.g, &account, started, &fleets);
-                self.node_fleets.take_fleets(&mut self.g, &account, fleets);
-            }
+            Purpose::ListFleets { account, started } => self.take_fleets(&account, started, result),
             Purpose::DeleteFleets { intent, .. } => {
                 self.g.deletions.take_deleted(&mut self.g.cx, intent, result)
             }
@@ -471,6 +467,12 @@ impl Engine {
             Purpose::Close { node } => self.hibernation.take_closed(&mut self.g, &node, result),
             Purpose::Mind => self.g.cx.take_minded(result),
         }
+    }
+
+    fn take_fleets(&mut self, account: &Account, started: u64, result: CloudResult) {
+        let Ok(CloudReply::Fleets(fleets)) = result else { return };
+        self.groups.take_group_fleets(&mut self.g, account, started, &fleets);
+        self.node_fleets.take_fleets(&mut self.g, account, fleets);
     }
 
     fn take_site(&mut self, site: Arc<Site>) {

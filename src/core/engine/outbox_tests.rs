@@ -80,7 +80,7 @@ impl Engine {
     /// What leaves `ms` later.
     fn leaving_after(&mut self, ms: u64) -> Vec<String> {
         self.g.cx.now = self.g.cx.now.plus(ms);
-        self.send_outbox();
+        self.g.cx.send_outbox();
         let effects = std::mem::take(&mut self.g.cx.step.effects);
         effects
             .iter()
@@ -101,7 +101,7 @@ impl Engine {
 fn terminations_leave_first_then_launches_then_the_rest_and_name_tags_last() {
     let mut engine = engine(Persisted::default());
     for (purpose, request) in calls() {
-        engine.cloud(purpose, request);
+        engine.g.cx.cloud(purpose, request);
     }
     let order = engine.leaving_after(0);
     let places = |names: &[&str]| -> Vec<usize> {
@@ -128,7 +128,7 @@ fn the_last_token_of_a_bucket_goes_to_the_most_urgent_call() {
         engine.drain(bucket);
     }
     for (purpose, request) in calls() {
-        engine.cloud(purpose, request);
+        engine.g.cx.cloud(purpose, request);
     }
     assert!(engine.leaving_after(0).is_empty());
     let mut order = Vec::new();

@@ -583,7 +583,7 @@ fn an_instance_seen_before_a_power_up_is_not_given_to_the_node() {
         assert_eq!(bench.bound("p-g-9"), None, "told {told:?}: slurmctld would not let it register");
         // One that appears later is from this power-up.
         bench.instances[4].id = "i-new".into();
-        bench.engine.rescan_now();
+        bench.engine.g.sight.rescan_now(&bench.engine.g.cx);
         bench.give(Event::Tick);
         bench.answer_views();
         assert_eq!(bench.bound("p-g-9"), Some("i-new"));
@@ -2230,7 +2230,7 @@ fn of_two_fleets_of_a_node_the_one_with_its_instance_is_kept() {
     let mut bench = Bench::sleeper();
     let mut old = bench.engine.persisted().fleets["p-g-0"].clone();
     old.fleet_id = "fleet-old".into();
-    bench.engine.record(Record::FleetOf { node: "p-g-0".into(), fleet: old });
+    bench.engine.g.cx.record(Record::FleetOf { node: "p-g-0".into(), fleet: old });
     bench.rescan(61);
     assert_eq!(bench.engine.persisted().fleets["p-g-0"].fleet_id, "fleet-0");
 }
@@ -2476,7 +2476,11 @@ fn a_replayed_create_fleet_does_not_delete_the_fleet_that_already_holds_the_node
     let mut instance = bench.instance("i-0", 0, "");
     instance.tags = [(fleet::FLEET_ID.to_owned(), "fleet-0".to_owned())].into();
     let account = bench.engine.site().accounts()[0].clone();
-    bench.engine.take_fleet_instances(&account, Ok(CloudReply::Instances(vec![instance])));
+    bench.engine.node_fleets.take_fleet_instances(
+        &mut bench.engine.g,
+        &account,
+        Ok(CloudReply::Instances(vec![instance])),
+    );
     assert_eq!(bench.bound("p-g-0"), Some("i-0"));
     bench.fleet_made(call, "fleet-0");
     bench.tick(1_000);
