@@ -172,6 +172,20 @@ impl NodeGroup {
     pub fn node_name(&self, index: u32) -> String {
         format!("{}-{}-{index}", self.partition, self.name)
     }
+
+    /// Whether EC2 hibernates this group's instances when it takes Spot capacity back.
+    #[must_use]
+    pub fn hibernates(&self) -> bool {
+        self.spot_options.instance_interruption_behavior.as_deref() == Some("hibernate")
+    }
+
+    /// Whether instances that sleep too long are replaced by on-demand instances with their disks.
+    #[must_use]
+    pub fn moves_to_on_demand(&self) -> bool {
+        self.hibernates()
+            && self.hibernation.max_minutes.is_some()
+            && self.hibernation.after_max == AfterMaxHibernation::OnDemand
+    }
 }
 
 /// Times and bounds of the whole site.

@@ -26,6 +26,9 @@ pub const MOVED: &str = "done";
 pub const FORM: &str = "ec2fleet:form";
 pub const NAME: &str = "Name";
 
+/// EC2's own tag on instances of maintain fleets (EC2 user guide, "Tag an EC2 Fleet").
+pub const FLEET_ID: &str = "aws:ec2:fleet-id";
+
 /// Longest tag value that EC2 takes, in characters (EC2 user guide, "Tag restrictions").
 pub const MAX_VALUE: usize = 256;
 

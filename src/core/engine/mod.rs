@@ -5,159 +5,58 @@
 //! what is under way, and does what is missing. An event that comes twice, late or never changes when
 //! something is done, not what.
 
-mod batch;
-mod bind;
-mod desire;
-mod end;
-mod fleet;
-mod group_fleet;
-mod group_form;
-mod group_members;
-mod held;
-mod index;
-mod jobs;
+mod admin;
+mod cx;
+mod demand;
+mod ground;
+mod groups;
+mod hibernation;
 mod launch;
-mod list;
-mod outbox;
-#[cfg(test)]
-mod outbox_tests;
-mod placeholder;
-mod pools;
+mod node_fleets;
 mod reconcile;
-mod relocate;
-#[cfg(test)]
-mod relocate_tests;
-mod report;
-mod shortage;
-mod sleep;
-mod tags;
-mod tell;
+mod recover;
+mod reports;
 #[cfg(test)]
 pub(crate) mod tests;
-mod turn;
-mod view;
-mod watched;
-mod weight;
 
-use std::collections::BTreeSet;
+pub use cx::nodes::{Desire, Node};
+pub use cx::{EngineOptions, PowerSource};
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use batch::Waiting;
-use desire::Demand;
-use end::Terminations;
-use fleet::{FleetDeletions, NodeFleets};
-use group_fleet::{GroupFleets, Lowering};
-use launch::{FallBack, Launches, Launching};
-use list::Sight;
-use placeholder::Placeholders;
-use pools::Pools;
-use reconcile::Reconcile;
-use report::Failures;
-use sleep::{Hibernation, Sleepers};
-use tell::Addresses;
-use weight::Weights;
-
-use super::ec2_api::{CloudReply, CloudResult};
-use super::event::{CallId, Event, Step};
-use super::fact::{Fact, FactKind};
-use super::name_map::NameMap;
-use super::record::{Binding, Persisted, Record};
-use super::site::{Account, Lifecycle, Site};
-use super::slurm_api::{NodeBase, NodeFlags, SlurmReply};
-use super::time::Now;
-
-pub use desire::Desire;
-
-/// Who tells us that nodes are to be powered up or down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PowerSource {
-    /// slurmctld's bitmaps, read in process: requests of the programs only hasten the next reading.
-    Watch,
-    /// The programs alone: a request is the decision.
-    Requests,
-}
-
-/// What the engine is given once.
-#[derive(Clone, Debug)]
-pub struct EngineOptions {
-    pub source: PowerSource,
-    /// Makes client tokens unique across restarts and lost state folders: up to 24 characters of `[0-9a-f]`.
-    pub nonce: String,
-    /// Seed for backoff jitter.
-    pub seed: u64,
-}
-
-/// What is known of one Slurm node of ours.
-#[derive(Clone, Debug, Default)]
-pub struct Node {
-    pub desire: Desire,
-    /// `mono_ms` of the last change of `desire`.
-    pub since: u64,
-    pub base: NodeBase,
-    pub flags: NodeFlags,
-    /// NodeAddr as slurmctld last showed it.
-    pub slurm_addr: Option<String>,
-    pub reason: Option<String>,
-    pub has_job: bool,
-    /// As slurmctld last showed it, or was told; `None`: not known.
-    slurm_weight: Option<u32>,
-    /// The CreateFleet intent in which the node waits.
-    launch: Option<u64>,
-    /// The failure of this power-up has been handed to the report queue.
-    reported: bool,
-    /// `mono_ms` when the present binding began.
-    bound_at: u64,
-    /// `mono_ms` since when no instance has stood behind a node that is up.
-    bare_since: Option<u64>,
-    /// `mono_ms` of the last attempt to bring the node back from DOWN.
-    reset_at: Option<u64>,
-}
-
-/// What every room may read, and the one way to say something.
-struct Cx {
-    now: Now,
-    site: Arc<Site>,
-    options: EngineOptions,
-    /// The journal's state.
-    persisted: Persisted,
-    /// What follows from the journal's state, found without walking it.
-    ledger: index::Index,
-    nodes: NameMap<Node>,
-    calls: outbox::Calls,
-    rng: fastrand::Rng,
-    /// Client tokens made so far.
-    counter: u64,
-    deadline: Option<u64>,
-    changed: Changed,
-    step: Step,
-}
-
-/// Nodes of which something changed that decides whether they want an instance, or which; each room that waits for
-/// that has a list of its own, and takes it before it looks.
-#[derive(Debug, Default)]
-struct Changed {
-    weights: BTreeSet<String>,
-    node_fleets: BTreeSet<String>,
-    groups: BTreeSet<String>,
-}
-
-/// What is known, waiting, or owed until it is done. No store knows who gives it orders.
-struct Ground {
-    cx: Cx,
-    sight: Sight,
-    waiting: Waiting,
-    launches: Launches,
-    pools: Pools,
-    sleepers: Sleepers,
-    lowering: Lowering,
-    terminations: Terminations,
-    deletions: FleetDeletions,
-    addresses: tell::Addresses,
-    placeholders: Placeholders,
-    failures: report::Failures,
-    weights: Weights,
-    tags: tags::Tags,
-}
+use crate::core::ec2_api::{CloudReply, CloudResult};
+use crate::core::engine::cx::calls::{Calls, Purpose};
+use crate::core::engine::cx::ledger::Index;
+use crate::core::engine::cx::{Changed, Cx};
+use crate::core::engine::demand::Demand;
+use crate::core::engine::ground::Ground;
+use crate::core::engine::ground::addresses::Addresses;
+use crate::core::engine::ground::delete_fleets::{FleetDeletions, FleetEnds};
+use crate::core::engine::ground::failures::Failures;
+use crate::core::engine::ground::launches::Launches;
+use crate::core::engine::ground::lowering::Lowering;
+use crate::core::engine::ground::placeholders::Placeholders;
+use crate::core::engine::ground::pools::Pools;
+use crate::core::engine::ground::sight::Sight;
+use crate::core::engine::ground::sleepers::Sleepers;
+use crate::core::engine::ground::tags::Tags;
+use crate::core::engine::ground::terminate::{EndQueue, Terminations};
+use crate::core::engine::ground::waiting::{Queue, Waiting};
+use crate::core::engine::ground::weights::Weights;
+use crate::core::engine::groups::GroupFleets;
+use crate::core::engine::hibernation::Hibernation;
+use crate::core::engine::launch::{FallBack, Launching};
+use crate::core::engine::node_fleets::NodeFleets;
+use crate::core::engine::reconcile::Reconcile;
+use crate::core::event::{CallId, Event, Step};
+use crate::core::fact::FactKind;
+use crate::core::limits::backoff_ms;
+use crate::core::name_map::NameMap;
+use crate::core::record::{Binding, Persisted, Record};
+use crate::core::site::{Account, Lifecycle, Site};
+use crate::core::slurm_api::{SlurmError, SlurmNode, SlurmReply};
+use crate::core::time::Now;
 
 /// The whole decision state: the ground, and those who decide upon it.
 pub struct Engine {
@@ -175,13 +74,13 @@ impl Engine {
     #[must_use]
     pub fn new(site: Arc<Site>, persisted: Persisted, options: EngineOptions, now: Now) -> Self {
         let cx = Cx {
-            ledger: index::Index::of(&persisted, Arc::clone(&site)),
+            ledger: Index::of(&persisted, Arc::clone(&site)),
             rng: fastrand::Rng::with_seed(options.seed),
             site: Arc::clone(&site),
             options,
             persisted,
             nodes: NameMap::default(),
-            calls: outbox::Calls::default(),
+            calls: Calls::default(),
             counter: 0,
             now,
             deadline: Some(now.mono_ms),
@@ -198,11 +97,11 @@ impl Engine {
             lowering: Lowering::default(),
             terminations: Terminations::default(),
             deletions: FleetDeletions::default(),
-            addresses: tell::Addresses::default(),
+            addresses: Addresses::default(),
             placeholders: Placeholders::default(),
-            failures: report::Failures::default(),
+            failures: Failures::default(),
             weights: Weights::of(&site),
-            tags: tags::Tags::default(),
+            tags: Tags::default(),
         };
         let mut engine = Self {
             g,
@@ -241,11 +140,11 @@ impl Engine {
             && self.g.cx.calls.open.is_empty()
             && self.g.cx.calls.outbox.is_empty()
             && self.g.launches.open.is_empty()
-            && self.g.waiting.queues.values().all(batch::Queue::is_empty)
-            && self.g.terminations.queues.values().all(end::EndQueue::is_empty)
+            && self.g.waiting.queues.values().all(Queue::is_empty)
+            && self.g.terminations.queues.values().all(EndQueue::is_empty)
             && self.g.launches.fulfilling.is_empty()
             && self.groups.group_fleets_quiet(&self.g)
-            && self.g.deletions.queues.values().all(fleet::FleetEnds::is_empty)
+            && self.g.deletions.queues.values().all(FleetEnds::is_empty)
             && self.g.addresses.is_empty()
             && self.g.failures.is_empty()
             && self.g.weights.is_empty()
@@ -281,7 +180,7 @@ impl Engine {
     /// Whether the indexes say what a recount of the state says. For tests: it walks everything.
     #[must_use]
     pub fn indexes_agree(&self) -> bool {
-        self.g.cx.ledger == index::Index::of(&self.g.cx.persisted, Arc::clone(&self.g.cx.site))
+        self.g.cx.ledger == Index::of(&self.g.cx.persisted, Arc::clone(&self.g.cx.site))
     }
 
     fn take_in(&mut self, event: Event) {
@@ -354,7 +253,6 @@ impl Engine {
     }
 
     fn take_cloud(&mut self, call: CallId, result: CloudResult) {
-        use outbox::Purpose;
         let Some(purpose) = self.g.cx.calls.open.remove(&call) else { return };
         self.g.cx.note_budget(&purpose, &result);
         match purpose {
@@ -430,8 +328,7 @@ impl Engine {
         }
     }
 
-    fn take_slurm(&mut self, call: CallId, result: super::slurm_api::SlurmResult) {
-        use outbox::Purpose;
+    fn take_slurm(&mut self, call: CallId, result: crate::core::slurm_api::SlurmResult) {
         let Some(purpose) = self.g.cx.calls.open.remove(&call) else { return };
         match purpose {
             Purpose::Load { accounts } => self.take_nodes(
@@ -485,7 +382,7 @@ impl Engine {
         // A node that the new configuration does not know is left alone; one it knows again is re-read.
         self.g.cx.nodes.retain(|name, _| site.locate(name).is_some());
         self.g.waiting.queues.retain(|stem, _| site.group(stem).is_some());
-        self.g.cx.ledger = index::Index::of(&self.g.cx.persisted, Arc::clone(&site));
+        self.g.cx.ledger = Index::of(&self.g.cx.persisted, Arc::clone(&site));
         self.g.weigh_by_new_site();
         // Times and rules may be others now.
         self.g.launches.fulfilling.touch_all();
@@ -502,93 +399,55 @@ impl Engine {
         self.g.sight.rescan_now(&self.g.cx);
     }
 
-    fn take_lock(&mut self, nodes: Vec<String>, locked: bool) {
-        let nodes: Vec<String> =
-            nodes.into_iter().filter(|node| self.g.cx.site.locate(node).is_some()).collect();
-        let text = if locked { "hands off until unlocked" } else { "managed again" };
-        self.g.cx.fact(self.g.cx.new_fact(FactKind::NodeLocked, text).nodes(&nodes));
-        for node in &nodes {
-            self.g.cx.wish_changed(node);
-        }
-        self.g.cx.record(Record::Lock { nodes, locked });
-        self.g.sight.rescan_now(&self.g.cx);
-    }
-
     /// Instances that are bound, by id.
     #[must_use]
     pub fn bound_instances(&self) -> BTreeSet<&str> {
         self.g.cx.ledger.owners.keys().map(String::as_str).collect()
     }
 
-    /// Continue what an earlier process began: index the bindings and queue the open intents.
-    fn recover(&mut self) {
-        for node in self.g.cx.persisted.bindings.keys() {
-            let entry = self.g.cx.nodes.entry(node.clone()).or_default();
-            entry.since = self.g.cx.now.mono_ms;
-            entry.bound_at = self.g.cx.now.mono_ms;
-        }
-        self.g.sight.note_former_accounts(&self.g.cx);
-        self.g.tags.recover_tags(&self.g.cx);
-        self.g.sleepers.recover_relocations(&self.g.cx);
-        self.node_fleets.recover_fleets(&mut self.g);
-        self.groups.recover_group_fleets(&mut self.g);
-        let open: Vec<u64> = self.g.cx.persisted.open.keys().copied().collect();
-        for id in &open {
-            self.recover_intent(*id);
-        }
-        if !open.is_empty() || !self.g.cx.persisted.bindings.is_empty() {
-            let text = format!(
-                "{} bound nodes and {} unfinished calls in the journal",
-                self.g.cx.persisted.bindings.len(),
-                open.len()
-            );
-            self.g.cx.fact(self.g.cx.new_fact(FactKind::Recovered, text));
-        }
-    }
-}
-
-impl Cx {
-    fn is_locked(&self, node: &str) -> bool {
-        self.persisted.locked.contains(node)
-    }
-
-    /// A node that still needs an instance for the power-up it is in.
-    fn wants_instance(&self, node: &str) -> bool {
-        self.nodes.get(node).is_some_and(|n| n.desire == Desire::Waking && !n.reported)
-            && !self.persisted.bindings.contains_key(node)
-            && !self.is_locked(node)
-    }
-
-    /// Whether this node wants an instance may have changed: what waits for one on its behalf looks again.
-    fn wish_changed(&mut self, node: &str) {
-        let changed = &mut self.changed;
-        changed.weights.insert(node.to_owned());
-        changed.node_fleets.insert(node.to_owned());
-        changed.groups.insert(node.to_owned());
-    }
-
-    fn record(&mut self, record: Record) {
-        match &record {
-            Record::Bound { bindings } => {
-                self.changed.weights.extend(bindings.iter().map(|binding| binding.node.clone()));
+    pub(crate) fn take_nodes(&mut self, accounts: &[Account], result: Result<Vec<SlurmNode>, SlurmError>) {
+        let now = self.g.cx.now;
+        self.g.sight.slurm.in_flight = false;
+        match result {
+            Ok(nodes) => {
+                let recovered = self.g.sight.slurm.failures > 0;
+                self.g.sight.slurm.failures = 0;
+                self.g.sight.slurm.next_at = 0;
+                self.g.sight.slurm.known = true;
+                self.g.sight.slurm.last_ok_unix_ms = Some(now.unix_ms);
+                self.g.sight.slurm.last_error = None;
+                if recovered {
+                    self.g.cx.fact(self.g.cx.new_fact(FactKind::SlurmKnown, "slurmctld answers again"));
+                }
+                self.demand.take_slurm_nodes(&mut self.g, &mut self.groups, &nodes);
+                self.g.weights.weights_read();
+                let mut seen = BTreeMap::new();
+                for account in accounts {
+                    let Some((started, instances)) =
+                        self.g.sight.views.get_mut(account).and_then(|view| view.fresh.take())
+                    else {
+                        continue;
+                    };
+                    self.reconcile.judge(&mut self.g, &mut self.groups, account, started, &instances);
+                    seen.insert(account.clone(), started);
+                    self.launching.settle_recovered(&mut self.g, account);
+                    self.g.deletions.settle_deletions(&mut self.g.cx, account);
+                    if let Some(view) = self.g.sight.views.get_mut(account) {
+                        view.ready = true;
+                    }
+                }
+                self.hibernation.end_unanswered(&mut self.g, &seen);
+                self.demand.reset_stuck(&mut self.g);
+                self.g.terminations.forget_ended(&self.g.cx);
             }
-            Record::Unbound { nodes, .. } => self.changed.weights.extend(nodes.iter().cloned()),
-            _ => {}
+            Err(error) => {
+                self.g.sight.slurm.failures += 1;
+                let wait = backoff_ms(self.g.sight.slurm.failures, &mut self.g.cx.rng);
+                self.g.sight.slurm.next_at = now.mono_ms + wait;
+                self.g.sight.slurm.again = true;
+                self.g.sight.slurm.last_error = Some(error.to_string());
+                self.g.cx.fact(self.g.cx.new_fact(FactKind::SlurmUnknown, error.to_string()));
+            }
         }
-        self.persisted.apply_telling(&record, &mut self.ledger);
-        self.step.records.push(record);
-    }
-
-    fn new_fact(&self, kind: FactKind, text: impl Into<String>) -> Fact {
-        Fact::new(self.now.unix_ms, kind, text)
-    }
-
-    fn fact(&mut self, fact: Fact) {
-        self.step.facts.push(fact);
-    }
-
-    /// Ask to be woken at `mono_ms` = `at`.
-    fn wake(&mut self, at: u64) {
-        self.deadline = Some(self.deadline.map_or(at, |earlier| earlier.min(at)));
     }
 }

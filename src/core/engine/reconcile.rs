@@ -4,31 +4,29 @@
 //! Only complete lists come here, each older than the Slurm nodes it is compared with: a node that became busy
 //! after the list was made is then seen as busy. A list that failed or was cut short is never compared.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::launch::Launch;
-use super::outbox::Purpose;
-use super::report::{Cause, reason};
-use super::{Addresses, Cx, Desire, Engine, Ground, GroupFleets, Node};
-use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance, InstanceState};
+use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance};
+use crate::core::engine::cx::calls::Purpose;
+use crate::core::engine::cx::nodes::{Desire, busy_addresses};
+use crate::core::engine::ground::Ground;
+use crate::core::engine::ground::adopt::Strangers;
+use crate::core::engine::ground::failures::{Cause, reason};
+use crate::core::engine::groups::GroupFleets;
 use crate::core::fact::FactKind;
-use crate::core::hostlist;
-use crate::core::name_map::{NameMap, find_near};
-use crate::core::record::{Binding, Record};
-use crate::core::site::Account;
+use crate::core::name_map::find_near;
+use crate::core::record::{NodeFleet, Record};
+use crate::core::site::{Account, FleetScope};
 use crate::core::slurm_api::NodeFlags;
-use crate::core::tag;
-
-/// Nodes in a tag that are looked at: more never fit a tag value.
-const MAX_TAG_NODES: usize = 10_000;
+use crate::core::tag::FLEET_ID;
 
 /// Who compares what EC2 and slurmctld show with what is known.
 #[derive(Debug)]
-pub(super) struct Reconcile;
+pub(crate) struct Reconcile;
 
 impl Reconcile {
     /// One look-up for an instance that is where it should be: nearly all are.
-    pub(super) fn judge(
+    pub(crate) fn judge(
         &mut self,
         g: &mut Ground,
         groups: &mut GroupFleets,
@@ -169,7 +167,7 @@ impl Reconcile {
         }
     }
 
-    pub(super) fn take_confirmation(
+    pub(crate) fn take_confirmation(
         &mut self,
         g: &mut Ground,
         account: &Account,
@@ -255,265 +253,57 @@ impl Reconcile {
         g.cx.fact(g.cx.new_fact(FactKind::NodeWithoutInstance, text).nodes(&lost));
         g.failures.add(Cause::Bare, &reason("NoInstance", "no EC2 instance stands behind this node"), lost);
     }
-}
 
-impl Addresses {
-    /// Bound instances whose private address is another than before.
-    pub(super) fn follow_addresses(&mut self, cx: &mut Cx, moved: Vec<(Binding, String)>) {
-        if moved.is_empty() {
-            return;
+    /// What an earlier process was about to end, and no node has claimed since.
+    pub(crate) fn end_leaving(&mut self, g: &mut Ground, account: &Account, strangers: &Strangers<'_>) {
+        let leaving: Vec<String> =
+            g.cx.persisted
+                .leaving
+                .iter()
+                .filter(|(id, owner)| {
+                    *owner == account && !g.terminations.is_ending(&g.cx, id) && !g.lowering.is_lowering(id)
+                })
+                .map(|(id, _)| id.clone())
+                .collect();
+        for id in leaving {
+            if !strangers
+                .by_id
+                .get(id.as_str())
+                .is_some_and(|instance| g.lowering.lower_leaving(&g.cx, instance))
+            {
+                g.end_instance(account, id);
+            }
         }
-        let changed: Vec<Binding> = moved
-            .into_iter()
-            .map(|(binding, addr)| Binding {
-                hostname: super::bind::hostname_of(&addr),
-                addr,
-                told: false,
-                ..binding
-            })
-            .collect();
-        let names: Vec<String> = changed.iter().map(|binding| binding.node.clone()).collect();
-        cx.fact(cx.new_fact(FactKind::AddressChanged, "instances have a new private address").nodes(&names));
-        for name in names {
-            self.want(name);
-        }
-        cx.record(Record::Bound { bindings: changed });
     }
-}
 
-impl Ground {
-    /// Instances without a node that belong to one after all: by address, by tag, or because a node waits.
-    pub(super) fn adopt(&mut self, account: &Account, strangers: &mut Strangers<'_>) {
-        let mut ownerless = self.unclaimed(strangers);
-        if ownerless.is_empty() {
-            return;
-        }
-        // Of two that were told the same name the older one is what an earlier power-up left behind.
-        ownerless.sort_by_key(|instance| std::cmp::Reverse(instance.launch_unix_ms));
-        let mut by_addr: BTreeMap<&str, &String> = BTreeMap::new();
-        for (name, node) in &self.cx.nodes {
-            if let Some(addr) = &node.slurm_addr
-                && matches!(node.desire, Desire::Keep | Desire::Waking)
-                && !self.cx.persisted.bindings.contains_key(name)
-            {
-                by_addr.entry(addr).and_modify(|other| *other = (*other).max(name)).or_insert(name);
-            }
-        }
-        let mut taken: BTreeSet<String> = BTreeSet::new();
-        let mut placed: BTreeSet<&str> = BTreeSet::new();
-        let mut pairs: Vec<(String, Instance)> = Vec::new();
-        for instance in &ownerless {
-            let Some(addr) = instance.private_ip.as_deref() else { continue };
-            // Slurm may show a past instance's address for a node: an instance that was told a name is that node.
-            let candidate = strangers
-                .tagged_node(instance)
-                .or_else(|| by_addr.get(addr).map(|name| (*name).clone()))
-                .filter(|node| self.may_adopt(node, instance));
-            if let Some(node) = candidate
-                && taken.insert(node.clone())
-            {
-                placed.insert(&instance.id);
-                pairs.push((node, (*instance).clone()));
-            }
-        }
-        // What is left goes to nodes that wait in no launch (an earlier process launched for them). An instance that
-        // was told its node name runs under that name to its end, and is of no use to another node.
-        let mut waiting: BTreeMap<String, VecDeque<String>> = BTreeMap::new();
-        for instance in &ownerless {
-            if instance.private_ip.is_none()
-                || !matches!(instance.state, InstanceState::Pending | InstanceState::Running)
-                || self.cx.persisted.leaving.contains_key(&instance.id)
-                || placed.contains(instance.id.as_str())
-                || strangers.tagged_node(instance).is_some()
-                || self.cx.in_group_fleet(instance)
-            {
+    /// A node's fleet is the one that holds its instance, whatever else is left of earlier power-ups.
+    pub(crate) fn follow_fleets(&mut self, g: &mut Ground, account: &Account, instances: &[Instance]) {
+        let mut held = Vec::new();
+        for instance in instances {
+            let Some(id) = instance.tags.get(FLEET_ID) else { continue };
+            let Some(node) = g.cx.ledger.owner(&instance.id) else { continue };
+            let in_scope = g.cx.site.locate(node).is_some_and(|(group, _)| group.scope == FleetScope::Node);
+            let known = g.cx.persisted.fleets.get(node).is_some_and(|fleet| fleet.fleet_id == *id);
+            if !in_scope || known || g.deletions.is_fleet_ending(&g.cx, id) {
                 continue;
             }
-            let Some(stem) = stem_of(instance) else { continue };
-            let waiting = waiting.entry(stem).or_insert_with_key(|stem| {
-                self.waiting
-                    .queued_nodes(&self.cx, stem, usize::MAX)
-                    .into_iter()
-                    .filter(|node| !taken.contains(node))
-                    .collect()
-            });
-            let fit = waiting
-                .iter()
-                .position(|node| !self.cx.is_from_before(node, self.sight.orphans.get(&instance.id)));
-            if let Some(node) = fit.and_then(|at| waiting.remove(at)) {
-                pairs.push((node, (*instance).clone()));
-            }
+            let launch = g.cx.persisted.bindings.get(node).and_then(|binding| binding.launch.clone());
+            let fleet = NodeFleet {
+                fleet_id: id.to_owned(),
+                account: account.clone(),
+                lifecycle: instance.lifecycle,
+                instance_type: instance.instance_type.clone(),
+                subnet_id: instance.subnet_id.clone(),
+                launch: launch.unwrap_or_default(),
+                created_unix_ms: g.cx.now.unix_ms,
+            };
+            held.push((node.to_owned(), fleet));
         }
-        if pairs.is_empty() {
-            return;
+        for (node, fleet) in held {
+            let text = format!("fleet {} holds the instance of {node}", fleet.fleet_id);
+            g.cx.fact(g.cx.new_fact(FactKind::InstanceAdopted, text).nodes([&node]));
+            g.launches.fulfilling.remove(&node);
+            g.cx.record(Record::FleetOf { node, fleet });
         }
-        let fact = self
-            .cx
-            .new_fact(FactKind::InstanceAdopted, format!("{} running instances belong to nodes", pairs.len()))
-            .nodes(pairs.iter().map(|(node, _)| node))
-            .instances(pairs.iter().map(|(_, instance)| instance.id.clone()));
-        self.cx.fact(fact);
-        self.bind(account, None, pairs, 0);
-    }
-
-    fn may_adopt(&self, node: &str, instance: &Instance) -> bool {
-        let stem = stem_of(instance).or_else(|| self.cx.stem_by_fleet(instance));
-        let in_group =
-            self.cx.site.locate(node).is_some_and(|(group, _)| stem.is_none_or(|stem| stem == group.stem()));
-        let fleet = instance.tags.get(super::fleet::FLEET_ID);
-        if fleet.is_some_and(|fleet| self.deletions.is_fleet_ending(&self.cx, fleet)) {
-            // The order to end it may reach EC2 at any time.
-            return false;
-        }
-        // What was about to be ended is from before this power-up, and Slurm ignores a slurmd that booted before.
-        let earlier = self.cx.persisted.leaving.contains_key(&instance.id)
-            || self.cx.is_from_before(node, self.sight.orphans.get(&instance.id));
-        let wanted = self.cx.nodes.get(node).is_some_and(|n| {
-            n.desire == Desire::Keep
-                || (n.desire == Desire::Waking && !n.reported && n.launch.is_none() && !earlier)
-        });
-        in_group && wanted && !self.cx.persisted.bindings.contains_key(node)
-    }
-
-    /// Of these instances those that are neither bound, nor expected by a launch, nor on their way out.
-    fn unclaimed<'a>(&self, strangers: &Strangers<'a>) -> Vec<&'a Instance> {
-        if strangers.by_id.is_empty() {
-            return Vec::new();
-        }
-        let tokens: BTreeSet<&str> =
-            self.launches.open.values().map(|launch| launch.token.as_str()).collect();
-        let ids: BTreeSet<&str> = self.launches.open.values().flat_map(Launch::expected).collect();
-        let is_ownerless = |instance: &Instance| {
-            let expected = ids.contains(instance.id.as_str())
-                || instance.tags.get(tag::LAUNCH).is_some_and(|token| tokens.contains(token));
-            // A fleet's instance comes to its node by itself, unless that node is up and has lost it from the journal.
-            let in_fleet = instance
-                .tags
-                .get(super::fleet::FLEET_ID)
-                .and_then(|id| self.cx.ledger.fleet_node(id))
-                .is_some_and(|node| !self.cx.is_bare(node));
-            !self.cx.ledger.is_bound(&instance.id)
-                && !expected
-                && !in_fleet
-                && !self.lowering.is_lowering(&instance.id)
-                && !self.terminations.is_ending(&self.cx, &instance.id)
-                && !self.cx.in_relocation(instance)
-        };
-        strangers.by_id.values().copied().filter(|instance| is_ownerless(instance)).collect()
-    }
-
-    /// EC2 has ended the instance behind a node: Slurm must know now, not after SlurmdTimeout.
-    pub(super) fn lose_instance(&mut self, node: &str, id: &str, why: &str) {
-        self.sight.missing.remove(id);
-        self.sleepers.forget_sleep(node);
-        self.addresses.forget(node);
-        self.tags.forget(node);
-        // slurmctld talks to another address: a job there does not run on the instance that ended.
-        let elsewhere = self.cx.persisted.bindings.get(node).is_some_and(|binding| {
-            self.cx.nodes.get(node).is_some_and(|n| {
-                n.has_job && binding.told && n.slurm_addr.as_deref().is_some_and(|addr| addr != binding.addr)
-            })
-        });
-        self.cx.record(Record::Unbound {
-            nodes: vec![node.to_owned()],
-            why: format!("{id} ended in EC2: {why}"),
-            ending: false,
-        });
-        let text = format!("EC2 ended {id} ({why}) while Slurm wanted {node}");
-        self.cx.fact(
-            self.cx
-                .new_fact(FactKind::InstanceVanished, text)
-                .nodes([node])
-                .instances([id.to_owned()])
-                .code(why),
-        );
-        if self.cx.is_locked(node) || elsewhere {
-            return;
-        }
-        let message = format!("instance {id} ended in EC2");
-        match self.cx.nodes.get_mut(node).map(|n| (n.desire, &mut n.reported)) {
-            Some((Desire::Waking, _)) => self.fail_nodes(&[node.to_owned()], why, &message),
-            Some((Desire::Keep, _)) => {
-                self.failures.add(Cause::NoInstance, &reason(why, &message), [node.to_owned()])
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Cx {
-    /// What was `seen` ownerless before the node's power-up began has booted before it, and slurmctld does not let it
-    /// register (boot_req_time in waiting_for_node_boot, src/slurmctld/node_mgr.c, 24.11).
-    pub(super) fn is_from_before(&self, node: &str, seen: Option<&u64>) -> bool {
-        let known = self.nodes.get(node).filter(|n| n.desire == Desire::Waking);
-        known.zip(seen).is_some_and(|(node, seen)| *seen < node.since)
-    }
-
-    /// Up in Slurm, with no instance in the journal.
-    fn is_bare(&self, node: &str) -> bool {
-        self.nodes.get(node).is_some_and(|n| n.desire == Desire::Keep)
-            && !self.persisted.bindings.contains_key(node)
-    }
-}
-
-impl Engine {
-    /// An administrator wants other instances for these nodes: Slurm powers them down, and up again when it needs them.
-    pub(super) fn take_replace(&mut self, nodes: &[String]) {
-        let bound: Vec<String> =
-            nodes.iter().filter(|node| self.g.cx.persisted.bindings.contains_key(*node)).cloned().collect();
-        if bound.is_empty() {
-            return;
-        }
-        for node in &bound {
-            self.g.end_fleet_of(node);
-        }
-        self.g.unbind(&bound, "replaced by an administrator");
-        self.g.failures.add(Cause::NoInstance, &reason("Replaced", "replaced by an administrator"), bound);
-    }
-}
-
-/// Behind these addresses Slurm runs jobs.
-///
-/// A job on a node that is powered down or has yet to register waits; the address is that of the instance before, and may
-/// have become another's since.
-pub(super) fn busy_addresses(nodes: &NameMap<Node>) -> BTreeSet<&str> {
-    let runs = |node: &&Node| match node.desire {
-        Desire::Down => false,
-        Desire::Waking => !node.flags.has(NodeFlags::POWERING_UP),
-        Desire::Keep | Desire::Unknown => true,
-    };
-    let busy = nodes.values().filter(|node| node.has_job).filter(runs);
-    busy.filter_map(|node| node.slurm_addr.as_deref()).collect()
-}
-
-/// `<partition>-<group>` by the tags from the instance's birth.
-fn stem_of(instance: &Instance) -> Option<String> {
-    Some(format!("{}-{}", instance.tags.get(tag::PARTITION)?, instance.tags.get(tag::GROUP)?))
-}
-
-/// Instances of a list that no node has.
-#[derive(Default)]
-pub(super) struct Strangers<'a> {
-    pub(super) by_id: BTreeMap<&'a str, &'a Instance>,
-    /// Instances of one reservation carry the same list of nodes.
-    expanded: BTreeMap<&'a str, Vec<String>>,
-}
-
-impl<'a> Strangers<'a> {
-    pub(super) fn of(instances: &'a [Instance]) -> Self {
-        let by_id = instances.iter().map(|instance| (instance.id.as_str(), instance)).collect();
-        Self { by_id, ..Self::default() }
-    }
-
-    /// The node that the instance's own tags name, read as deploy/node/ec2fleet-node reads them.
-    fn tagged_node(&mut self, instance: &'a Instance) -> Option<String> {
-        let Some(list) = instance.tags.get(tag::NODES) else {
-            return instance.tags.get(tag::NODE).map(str::to_owned);
-        };
-        let names = self
-            .expanded
-            .entry(list)
-            .or_insert_with(|| hostlist::expand_bounded(list, MAX_TAG_NODES).unwrap_or_default());
-        names.get(instance.ami_launch_index as usize).cloned()
     }
 }

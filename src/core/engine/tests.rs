@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
+mod calls;
 mod jobs;
+mod relocation;
 mod weights;
-
-use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::core::ec2_api::{
@@ -11,14 +11,18 @@ use crate::core::ec2_api::{
     InstanceState, LaunchedInstances, PoolError,
 };
 use crate::core::event::Effect;
+use crate::core::fact::{Fact, FactKind};
 use crate::core::fleet_spec::{
     LaunchTemplateOverride, LaunchTemplateSpecification, OnDemandOptions, SpotOptions,
 };
 use crate::core::site::{Account, FleetScope, Hibernation, Lifecycle, NodeGroup, NodeNaming, Settings};
+use crate::core::slurm_api::{NodeBase, NodeFlags, SlurmReply};
 use crate::core::slurm_api::{
     NodeStateChange, NodeUpdate, PowerReading, SlurmError, SlurmNode, SlurmRequest,
 };
 use crate::core::tag;
+use crate::core::time::Now;
+use std::sync::Arc;
 
 pub(crate) fn group(name: &str) -> NodeGroup {
     NodeGroup {
@@ -122,7 +126,11 @@ impl Bench {
     fn take_update(&mut self) -> Option<(u64, NodeUpdate)> {
         loop {
             let (call, update) = self.take_any_update()?;
-            if update.addrs.as_ref().is_none_or(|addrs| addrs[0] != placeholder::NOWHERE) {
+            if update
+                .addrs
+                .as_ref()
+                .is_none_or(|addrs| addrs[0] != crate::core::engine::ground::placeholders::NOWHERE)
+            {
                 return Some((call, update));
             }
             self.placed.extend(update.names);
@@ -370,7 +378,7 @@ fn no_node_is_powered_down_before_slurmctld_has_an_address_for_all_that_wait() {
     let (_, launched) = bench.launch_unseen(2);
     let (call, update) = bench.take_any_update().expect("the third is not to be had");
     assert_eq!((update.names.len(), update.state), (3, None));
-    assert_eq!(update.addrs, Some(vec![placeholder::NOWHERE.to_owned(); 3]));
+    assert_eq!(update.addrs, Some(vec![crate::core::engine::ground::placeholders::NOWHERE.to_owned(); 3]));
     // The two that are bound meanwhile are told their own address once that answer is there, so that it comes last.
     let (describe, _) = bench.take("DescribeInstances").unwrap();
     bench.give(Event::CloudAnswered { call: describe, result: Ok(CloudReply::Instances(launched)) });
@@ -917,7 +925,7 @@ impl Bench {
         assert_eq!(request.fleet_tags[tag::NODE], "p-g-0");
         bench.fleet_made(call, "fleet-0");
         let mut instance = bench.instance("i-0", 0, "");
-        instance.tags = [(fleet::FLEET_ID.to_owned(), "fleet-0".to_owned())].into();
+        instance.tags = [(tag::FLEET_ID.to_owned(), "fleet-0".to_owned())].into();
         bench.instances[0]
             .tags
             .extend(instance.tags.iter().map(|(key, value)| (key.to_owned(), value.to_owned())));
@@ -1371,7 +1379,7 @@ impl GroupEc2 {
         bench.instance(id, 0, "");
         let instance = bench.instances.last_mut().unwrap();
         // EC2 gives the instances of maintain fleets no tags but its own.
-        instance.tags = [(fleet::FLEET_ID.to_owned(), fleet.to_owned())].into();
+        instance.tags = [(tag::FLEET_ID.to_owned(), fleet.to_owned())].into();
         instance.spot_request_id = Some(format!("sir-{id}"));
     }
 
@@ -1418,7 +1426,7 @@ impl GroupEc2 {
                     fleet.state.clone_from(&self.state);
                     let awake = bench.instances.iter().filter(|instance| {
                         matches!(instance.state, InstanceState::Pending | InstanceState::Running)
-                            && instance.tags.get(fleet::FLEET_ID) == Some(&fleet.id)
+                            && instance.tags.get(tag::FLEET_ID) == Some(&fleet.id)
                     });
                     fleet.fulfilled = f64::from(u32::try_from(awake.count()).unwrap());
                 }
@@ -1804,7 +1812,7 @@ fn a_lost_journal_finds_the_groups_fleet_and_its_nodes_again() {
     next.slurm.clone_from(&bench.slurm);
     // One of the two has no job and its instance no tag: its address is enough.
     next.slurm[1].base = NodeBase::Idle;
-    next.instances[1].tags = [(fleet::FLEET_ID.to_owned(), "fleet-g".to_owned())].into();
+    next.instances[1].tags = [(tag::FLEET_ID.to_owned(), "fleet-g".to_owned())].into();
     ec2.run(&mut next, 400);
     assert_eq!((next.bound("p-g-0"), next.bound("p-g-1")), (Some("i-0"), Some("i-1")));
     assert_eq!((ec2.fleets.len(), ec2.targets.last()), (1, Some(&2)));
@@ -2474,7 +2482,7 @@ fn a_replayed_create_fleet_does_not_delete_the_fleet_that_already_holds_the_node
     bench.answer_views();
     let (call, _) = bench.create_fleet();
     let mut instance = bench.instance("i-0", 0, "");
-    instance.tags = [(fleet::FLEET_ID.to_owned(), "fleet-0".to_owned())].into();
+    instance.tags = [(tag::FLEET_ID.to_owned(), "fleet-0".to_owned())].into();
     let account = bench.engine.site().accounts()[0].clone();
     bench.engine.node_fleets.take_fleet_instances(
         &mut bench.engine.g,

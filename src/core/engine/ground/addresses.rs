@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Addresses that slurmctld does not have yet.
+
+use std::collections::BTreeSet;
+
+use crate::core::engine::cx::Cx;
+use crate::core::engine::cx::attempt::Turn;
+use crate::core::engine::cx::calls::Purpose;
+use crate::core::engine::ground::Ground;
+use crate::core::fact::FactKind;
+use crate::core::record::{Binding, Record};
+use crate::core::slurm_api::{NodeUpdate, SlurmError, SlurmRequest, SlurmResult};
+
+/// Failures of nodes wait for the addresses of others until slurmctld has refused these so often.
+const PATIENT_REFUSALS: u32 = 4;
+
+/// Nodes whose address slurmctld does not have yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses {
+    nodes: BTreeSet<String>,
+    turn: Turn,
+    /// How often slurmctld was reached and did not take them, in a row.
+    refusals: u32,
+}
+
+impl Addresses {
+    pub(crate) fn want(&mut self, node: String) {
+        self.nodes.insert(node);
+    }
+
+    pub(crate) fn forget(&mut self, node: &str) {
+        self.nodes.remove(node);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && !self.turn.in_flight()
+    }
+
+    /// Addresses are on their way or will be soon; those that slurmctld keeps refusing are nothing to wait for.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.turn.in_flight() || (!self.nodes.is_empty() && self.refusals < PATIENT_REFUSALS)
+    }
+}
+
+impl Ground {
+    pub(crate) fn tell_addresses(&mut self) {
+        if self.addresses.nodes.is_empty() || self.addresses.turn.in_flight() || self.placeholders.in_flight()
+        {
+            return;
+        }
+        if let Some(at) = self.addresses.turn.waits_until(self.cx.now.mono_ms) {
+            self.cx.wake(at);
+            return;
+        }
+        let nodes = std::mem::take(&mut self.addresses.nodes);
+        let mut update =
+            NodeUpdate { addrs: Some(Vec::new()), hostnames: Some(Vec::new()), ..NodeUpdate::default() };
+        let (mut ids, mut types) = (Vec::new(), Vec::new());
+        for node in nodes {
+            let Some(binding) = self.cx.persisted.bindings.get(&node) else { continue };
+            update.addrs.get_or_insert_default().push(binding.addr.clone());
+            update.hostnames.get_or_insert_default().push(binding.hostname.clone());
+            ids.push(binding.instance_id.clone());
+            types.push(binding.instance_type.clone());
+            update.names.push(node);
+        }
+        if update.names.is_empty() {
+            return;
+        }
+        update.instance_ids = Some(ids);
+        update.instance_types = Some(types);
+        self.addresses.turn.begin();
+        let nodes = update.names.clone();
+        self.cx.slurm_call(Purpose::Tell { nodes }, SlurmRequest::UpdateNodes(update));
+    }
+
+    pub(crate) fn take_told(&mut self, mut nodes: Vec<String>, result: SlurmResult) {
+        match result {
+            Ok(_) => {
+                self.addresses.turn.succeeded();
+                self.addresses.refusals = 0;
+                // A node that got another instance or address meanwhile is yet to be told of it.
+                nodes.retain(|node| !self.addresses.nodes.contains(node));
+                if nodes.is_empty() {
+                    return;
+                }
+                for name in &nodes {
+                    let addr = self.cx.persisted.bindings.get(name).map(|binding| binding.addr.clone());
+                    if let Some(node) = self.cx.nodes.get_mut(name) {
+                        node.slurm_addr = addr;
+                    }
+                }
+                let fact = self
+                    .cx
+                    .new_fact(FactKind::AddressesSet, format!("slurmctld has {} addresses", nodes.len()))
+                    .nodes(&nodes)
+                    .after_ms(self.cx.waited(&nodes));
+                self.cx.fact(fact);
+                self.sleepers.reach_woken(&mut self.cx, &nodes);
+                self.cx.record(Record::Told { nodes });
+            }
+            Err(error) => {
+                self.addresses.refusals += u32::from(!matches!(error, SlurmError::Unreachable { .. }));
+                self.addresses.turn.failed(self.cx.now.mono_ms, 0, &mut self.cx.rng);
+                self.cx.fact(self.cx.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
+                for node in nodes {
+                    if self.cx.persisted.bindings.contains_key(&node) {
+                        self.addresses.nodes.insert(node);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Addresses {
+    /// Bound instances whose private address is another than before.
+    pub(crate) fn follow_addresses(&mut self, cx: &mut Cx, moved: Vec<(Binding, String)>) {
+        if moved.is_empty() {
+            return;
+        }
+        let changed: Vec<Binding> = moved
+            .into_iter()
+            .map(|(binding, addr)| Binding { hostname: hostname_of(&addr), addr, told: false, ..binding })
+            .collect();
+        let names: Vec<String> = changed.iter().map(|binding| binding.node.clone()).collect();
+        cx.fact(cx.new_fact(FactKind::AddressChanged, "instances have a new private address").nodes(&names));
+        for name in names {
+            self.want(name);
+        }
+        cx.record(Record::Bound { bindings: changed });
+    }
+}
+
+/// `ip-10-1-2-3`: the name that EC2 gives a host by its address, and the NodeHostname that sites know.
+#[must_use]
+pub fn hostname_of(addr: &str) -> String {
+    format!("ip-{}", addr.replace(['.', ':'], "-"))
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What is known, waiting, or owed until it is done: a store for each, none of which knows another or a decider.
+//!
+//! The acts that touch several stores are methods of [`Ground`]: what one of them does, every decider has done alike.
+
+pub(crate) mod addresses;
+pub(crate) mod adopt;
+mod bind;
+pub(crate) mod delete_fleets;
+mod fail;
+pub(crate) mod failures;
+pub(crate) mod launches;
+pub(crate) mod lowering;
+pub(crate) mod placeholders;
+pub(crate) mod pools;
+pub(crate) mod sight;
+pub(crate) mod sleepers;
+pub(crate) mod tags;
+pub(crate) mod terminate;
+pub(crate) mod waiting;
+pub(crate) mod weights;
+
+use crate::core::engine::cx::Cx;
+use crate::core::engine::ground::addresses::Addresses;
+use crate::core::engine::ground::delete_fleets::FleetDeletions;
+use crate::core::engine::ground::failures::Failures;
+use crate::core::engine::ground::launches::Launches;
+use crate::core::engine::ground::lowering::Lowering;
+use crate::core::engine::ground::placeholders::Placeholders;
+use crate::core::engine::ground::pools::Pools;
+use crate::core::engine::ground::sight::Sight;
+use crate::core::engine::ground::sleepers::Sleepers;
+use crate::core::engine::ground::tags::Tags;
+use crate::core::engine::ground::terminate::Terminations;
+use crate::core::engine::ground::waiting::Waiting;
+use crate::core::engine::ground::weights::Weights;
+use crate::core::site::Account;
+
+/// What is known, waiting, or owed until it is done. No store knows who gives it orders.
+pub(crate) struct Ground {
+    pub(crate) cx: Cx,
+    pub(crate) sight: Sight,
+    pub(crate) waiting: Waiting,
+    pub(crate) launches: Launches,
+    pub(crate) pools: Pools,
+    pub(crate) sleepers: Sleepers,
+    pub(crate) lowering: Lowering,
+    pub(crate) terminations: Terminations,
+    pub(crate) deletions: FleetDeletions,
+    pub(crate) addresses: Addresses,
+    pub(crate) placeholders: Placeholders,
+    pub(crate) failures: Failures,
+    pub(crate) weights: Weights,
+    pub(crate) tags: Tags,
+}
+
+impl Ground {
+    /// This instance has no node and must not stay.
+    pub(crate) fn end_instance(&mut self, account: &Account, id: String) {
+        let now = self.cx.now.mono_ms;
+        self.sight.orphans.remove(&id);
+        self.terminations.ended.insert(id.clone(), now);
+        let queue = self.terminations.queues.entry(account.clone()).or_default();
+        if queue.ids.is_empty() {
+            queue.first = now;
+        }
+        queue.last = now;
+        queue.ids.insert(id);
+    }
+
+    /// The node needs its fleet no longer: the fleet goes, and with it the instance.
+    pub(crate) fn end_fleet_of(&mut self, node: &str) -> bool {
+        if self.sleepers.abandon_relocation(&mut self.cx, node) {
+            return true;
+        }
+        let Some(fleet) = self.cx.persisted.fleets.get(node).cloned() else { return false };
+        self.launches.fulfilling.remove(node);
+        self.deletions.end_fleet(&self.cx, &fleet.account, fleet.fleet_id);
+        true
+    }
+
+    /// A deletion that an earlier process began goes on when EC2 and Slurm are known: a fleet that its node has left for
+    /// another one is remembered nowhere else. False if nothing is left to delete.
+    pub(crate) fn recover_deletion(&mut self, id: u64) -> bool {
+        let Some(intent) = self.cx.persisted.open.get(&id) else { return false };
+        if !self.sight.listed_accounts(&self.cx).contains(&intent.account) {
+            return false;
+        }
+        let left = self.deletions.still_deleted(&mut self.cx, id);
+        self.deletions.recovered.extend(left);
+        left == Some(id)
+    }
+
+    /// An instance that stands behind no node and is not on its way out.
+    pub(crate) fn is_stray(&self, id: &str) -> bool {
+        !self.cx.ledger.is_bound(id)
+            && !self.lowering.is_lowering(id)
+            && !self.terminations.is_ending(&self.cx, id)
+    }
+}
