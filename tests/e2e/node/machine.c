@@ -49,7 +49,7 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 		dlsym(RTLD_NEXT, "getaddrinfo");
 	char address[INET_ADDRSTRLEN];
 
-	if (node && !strncmp(node, PREFIX, strlen(PREFIX)) && strlen(node) < sizeof(address)) {
+	if (node && !strncmp(node, PREFIX, strlen(PREFIX)) && strlen(node + strlen(PREFIX)) < sizeof(address)) {
 		strcpy(address, node + strlen(PREFIX));
 		for (char *dash = address; (dash = strchr(dash, '-'));)
 			*dash = '.';
