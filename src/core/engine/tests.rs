@@ -571,6 +571,31 @@ fn an_orphan_is_terminated_after_the_grace_time_and_not_before() {
 }
 
 #[test]
+fn a_refused_termination_is_asked_for_again_within_55_s_whatever_the_reason() {
+    for class in [ErrorClass::Throttle, ErrorClass::Transient, ErrorClass::Permission, ErrorClass::Other] {
+        let mut bench = Bench::up();
+        bench.instance("i-orphan", 0, "ec2fleet-old-1");
+        for _ in 0..4 {
+            bench.rescan(61);
+        }
+        bench.tick(40);
+        let mut asked = bench.take("TerminateInstances");
+        for _ in 0..8 {
+            let (call, request) = asked.take().expect("asked for");
+            let error = CloudError { class, code: "Refused".into(), message: "no".into(), request_id: None };
+            bench.give(Event::CloudAnswered { call, result: Err(error) });
+            let refused_at = bench.now.mono_ms;
+            while asked.is_none() {
+                bench.tick(1_000);
+                asked = bench.take("TerminateInstances");
+                assert!(bench.now.mono_ms - refused_at <= 55_000, "{class:?}: not asked for again");
+            }
+            assert_eq!(asked.as_ref().map(|(_, again)| again), Some(&request));
+        }
+    }
+}
+
+#[test]
 fn an_instance_seen_before_a_power_up_is_not_given_to_the_node() {
     for told in [None, Some("p-g-9")] {
         let mut bench = Bench::up();

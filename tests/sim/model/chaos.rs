@@ -73,10 +73,12 @@ pub enum Fault {
     LostRequestOfSlurm,
     /// The journal is gone.
     LostJournal,
+    /// EC2 refuses to end something, and gives a reason for which repeating it does not help by itself.
+    Refusal,
 }
 
 impl Fault {
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Throttle,
         Self::LostRequest,
         Self::LostAnswer,
@@ -112,6 +114,7 @@ impl Fault {
         Self::Administrator,
         Self::LostRequestOfSlurm,
         Self::LostJournal,
+        Self::Refusal,
     ];
 
     fn index(self) -> usize {

@@ -79,7 +79,8 @@ pub struct Call {
     result: Option<CloudResult>,
     /// The connection breaks with the process before the request is out.
     dies_with_caller: bool,
-    throttled: bool,
+    /// What EC2 says instead of doing it.
+    refused: Option<(ErrorClass, &'static str)>,
     answer_lost: bool,
     /// The caller has its answer, or is gone.
     over: bool,
@@ -633,7 +634,16 @@ impl World {
         };
         let blackout = self.cloud_fails_until > k.now;
         let throttled = self.throttled_until > k.now || k.strikes(Fault::Throttle, 0.02);
-        let lost = blackout || (!throttled && k.strikes(Fault::LostRequest, 0.02));
+        let ends =
+            matches!(request, CloudRequest::TerminateInstances { .. } | CloudRequest::DeleteFleets { .. });
+        let refused = if throttled {
+            Some((ErrorClass::Throttle, "RequestLimitExceeded"))
+        } else if ends && k.strikes(Fault::Refusal, 0.05) {
+            Some((ErrorClass::Other, "OperationNotPermitted"))
+        } else {
+            None
+        };
+        let lost = blackout || (refused.is_none() && k.strikes(Fault::LostRequest, 0.02));
         let answer_lost = !lost && k.strikes(Fault::LostAnswer, 0.02);
         let late = !lost && k.strikes(Fault::LateEffect, 0.02);
         let number = self.next_call;
@@ -657,7 +667,7 @@ impl World {
                 request,
                 result: None,
                 dies_with_caller,
-                throttled,
+                refused,
                 answer_lost,
                 over: false,
                 asked,
@@ -753,8 +763,8 @@ impl World {
         let asked = call.asked.clone();
         // What a process knew that is gone by now is not known here.
         let sender = alive.then_some(call.host);
-        let result = if call.throttled {
-            Err(ec2::error(ErrorClass::Throttle, "RequestLimitExceeded"))
+        let result = if let Some((class, code)) = call.refused {
+            Err(ec2::error(class, code))
         } else {
             match self.forgotten(&request) {
                 Some(reply) => Ok(reply),

@@ -18,6 +18,10 @@ const MAX_IDS: usize = 1_000;
 /// EC2 shows an instance as running for a while after it took the order to end it.
 pub(crate) const ENDING_PATIENCE_MS: u64 = 60_000;
 
+/// A termination that EC2 refuses for another reason than haste is sent again after this long: SPECIFICATION.md promises
+/// 55 s, and the call may have to wait for a token.
+const REFUSED_PATIENCE_MS: u64 = 50_000;
+
 /// Instances of one account that have to go.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EndQueue {
@@ -121,7 +125,7 @@ impl Terminations {
                 let wait = if error.class.is_retryable() {
                     backoff_ms(*attempts, &mut cx.rng)
                 } else {
-                    ENDING_PATIENCE_MS
+                    REFUSED_PATIENCE_MS
                 };
                 let text =
                     format!("{} instances in {} still run: {}", ids.len(), intent.account, error.message);
