@@ -282,11 +282,30 @@ pub struct GenerateConf {
     pub prices: Option<PathBuf>,
 }
 
+/// A policy names a key by its ARN: that of an alias is not judged (KMS developer guide, "Specifying KMS keys in IAM policy
+/// statements").
+fn kms_key(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    match parts.as_slice() {
+        ["arn", _, "kms", _, _, key] if key.starts_with("key/") => Ok(text.to_owned()),
+        _ => {
+            Err("an ARN such as arn:aws:kms:eu-west-1:123456789012:key/… is needed, not an alias or an id"
+                .into())
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, Args)]
 pub struct IamPolicy {
     /// Leave out what only the administrator's tool asks (doctor, generate-conf --online)
     #[arg(long)]
     pub no_tool: bool,
+    /// A customer managed KMS key that encrypts images, snapshots or volumes; may be repeated
+    #[arg(long = "kms-key", value_name = "ARN", value_parser = kms_key)]
+    pub kms_keys: Vec<String>,
+    /// An SSM parameter that a launch template takes its image from (resolve:ssm:NAME); may be repeated
+    #[arg(long = "image-parameter", value_name = "NAME")]
+    pub image_parameters: Vec<String>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 
 pub use assemble::{OWN_TAG_PREFIX, OWN_TAGS, ProgramSettings};
 pub use file::{LogFormat, LogLevel};
-pub use iam_policy::{iam_policy, move_statements};
+pub use iam_policy::{IamPolicyOptions, iam_policy};
 pub use report::{ConfigError, ConfigErrors, ConfigWarning, Finding, JsonPath};
 pub use schema::{config_schema, partitions_schema};
 pub use slurm_conf::SlurmFacts;

@@ -3,7 +3,6 @@
 
 mod accepted;
 mod broken;
-mod iam_policy;
 mod properties;
 mod schema;
 mod slurm_conf;

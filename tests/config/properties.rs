@@ -119,7 +119,8 @@ fn use_it(loaded: &Loaded) {
         }
     }
     assert_eq!(read.partitions.len(), loaded.site.partitions.len());
-    assert!(config::iam_policy(&loaded.site)["Statement"].is_array());
+    let policy = config::iam_policy(&loaded.site, &config::IamPolicyOptions::default());
+    assert!(policy["Statement"].is_array());
 }
 
 fn try_it(result: Result<Loaded, config::ConfigErrors>) {

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use slurm_ec2_fleet::cli::generate::{Generated, generate};
-use slurm_ec2_fleet::cli::iam;
 use slurm_ec2_fleet::cli::survey::{GroupSurvey, Survey};
 use slurm_ec2_fleet::cloud::catalog::{Accelerator, InstanceType, LaunchTemplate, Subnet};
 use slurm_ec2_fleet::config::{Loaded, SlurmFacts, load};
@@ -217,27 +216,32 @@ fn what_is_installed_is_compared() {
 fn the_policy_allows_what_the_configuration_needs_and_no_more() {
     let policy = |partitions: &str, tool: bool| {
         let dir = tempfile::tempdir().expect("a scratch folder");
+        std::fs::write(dir.path().join("slurm.conf"), "ClusterName=progtest\nJobSubmitPlugins=none\n")
+            .expect("written");
         std::fs::write(dir.path().join("config.json"), "{\"SlurmConf\":{}}").expect("written");
         std::fs::write(dir.path().join("partitions.json"), partitions).expect("written");
-        iam::policy(&loaded(dir.path()).0.site, tool)
+        let config = dir.path().display().to_string();
+        let plain = ["--config-dir", &config, "iam-policy"];
+        let ran = ec2fleet(dir.path(), &[&plain[..], if tool { &[] } else { &["--no-tool"] }].concat());
+        assert_eq!(ran.code, 0, "{}", ran.seen());
+        ran.stdout
     };
-    let text = |value: &serde_json::Value| serde_json::to_string_pretty(value).expect("JSON");
-    let plain = text(&policy(PARTITIONS, false));
+    let plain = policy(PARTITIONS, false);
     assert!(!plain.contains("DeleteFleets") && !plain.contains("DescribeImages"), "{plain}");
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
-        insta::assert_snapshot!("iam-policy", plain);
+        insta::assert_snapshot!("iam-policy", plain.trim_end());
     });
-    let tool = text(&policy(PARTITIONS, true));
+    let tool = policy(PARTITIONS, true);
     assert!(tool.contains("ec2:DescribeImages") && tool.contains("sts:DecodeAuthorizationMessage"));
     let sleepers = PARTITIONS.replace(
         "\"PurchasingOption\":\"spot\",",
         "\"PurchasingOption\":\"spot\",\"SpotOptions\":{\"InstanceInterruptionBehavior\":\"hibernate\"},",
     );
-    let maintain = text(&policy(&sleepers, false));
+    let maintain = policy(&sleepers, false);
     assert!(
         maintain.contains("ec2:DeleteFleets") && maintain.contains("ec2:CancelSpotInstanceRequests"),
         "{maintain}"
     );
-    let china = text(&policy(&PARTITIONS.replace("eu-central-1", "cn-north-1"), false));
+    let china = policy(&PARTITIONS.replace("eu-central-1", "cn-north-1"), false);
     assert!(china.contains("arn:aws-cn:ec2") && !china.contains("arn:aws:ec2"), "{china}");
 }

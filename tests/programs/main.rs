@@ -5,6 +5,7 @@ mod cluster;
 mod commands;
 mod doctor;
 mod generated;
+mod iam_policy;
 mod online;
 mod reports;
 mod run_by_slurm;
