@@ -32,7 +32,7 @@ use crate::core::engine::cx::{Changed, Cx};
 use crate::core::engine::demand::Demand;
 use crate::core::engine::ground::Ground;
 use crate::core::engine::ground::addresses::Addresses;
-use crate::core::engine::ground::delete_fleets::{FleetDeletions, FleetEnds};
+use crate::core::engine::ground::delete_fleets::FleetDeletions;
 use crate::core::engine::ground::failures::Failures;
 use crate::core::engine::ground::launches::Launches;
 use crate::core::engine::ground::lowering::Lowering;
@@ -41,7 +41,7 @@ use crate::core::engine::ground::pools::Pools;
 use crate::core::engine::ground::sight::Sight;
 use crate::core::engine::ground::sleepers::Sleepers;
 use crate::core::engine::ground::tags::Tags;
-use crate::core::engine::ground::terminate::{EndQueue, Terminations};
+use crate::core::engine::ground::terminate::Terminations;
 use crate::core::engine::ground::waiting::{Queue, Waiting};
 use crate::core::engine::ground::weights::Weights;
 use crate::core::engine::groups::GroupFleets;
@@ -51,7 +51,6 @@ use crate::core::engine::node_fleets::NodeFleets;
 use crate::core::engine::reconcile::Reconcile;
 use crate::core::event::{CallId, Event, Step};
 use crate::core::fact::FactKind;
-use crate::core::limits::backoff_ms;
 use crate::core::name_map::NameMap;
 use crate::core::record::{Binding, Persisted, Record};
 use crate::core::site::{Account, Lifecycle, Site};
@@ -134,17 +133,16 @@ impl Engine {
     /// Nothing is under way and nothing is owed but `Name` tags and the next rescan.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.g.sight.slurm.is_known()
-            && !self.g.sight.slurm.is_asked_again()
+        self.g.sight.is_slurm_settled()
             && self.g.sight.views_ready(&self.g.cx)
             && self.g.cx.calls.open.is_empty()
             && self.g.cx.calls.outbox.is_empty()
             && self.g.launches.open.is_empty()
             && self.g.waiting.queues.values().all(Queue::is_empty)
-            && self.g.terminations.queues.values().all(EndQueue::is_empty)
+            && self.g.terminations.is_idle()
             && self.g.launches.fulfilling.is_empty()
             && self.groups.group_fleets_quiet(&self.g)
-            && self.g.deletions.queues.values().all(FleetEnds::is_empty)
+            && self.g.deletions.is_idle()
             && self.g.addresses.is_empty()
             && self.g.failures.is_empty()
             && self.g.weights.is_empty()
@@ -232,24 +230,24 @@ impl Engine {
 
     fn decide(&mut self) {
         self.g.cx.deadline = None;
-        self.g.sight.list_when_due(&mut self.g.cx);
+        let mut next = self.g.sight.list_when_due(&mut self.g.cx);
         self.demand.close_launch_batches(&mut self.g, &mut self.launching, &mut self.groups);
         self.launching.advance_launches(&mut self.g);
         self.groups.mind_group_fleets(&mut self.g);
         self.node_fleets.watch_fleets(&mut self.g, &mut self.launching);
+        next = next.or(self.g.deletions.delete_fleets(&mut self.g.cx));
         self.node_fleets.look_for_shortage(&mut self.g, &mut self.groups);
         self.hibernation.mind_sleepers(&mut self.g);
         self.hibernation.mind_relocations(&mut self.g);
-        self.g.terminations.end_instances(&mut self.g.cx);
-        self.g.tell_addresses();
-        self.g.settle_reports();
-        if self.g.place_waiting() {
-            self.g.failures.report_failures(&mut self.g.cx);
-        }
-        self.g.set_weights();
+        next = next.or(self.g.terminations.end_instances(&mut self.g.cx));
+        next = next.or(self.g.addresses.tell(&mut self.g.cx, self.g.placeholders.in_flight()));
+        self.g.settle_failures();
+        next = next.or(self.g.place_and_report());
+        next = next.or(self.g.weights.set(&mut self.g.cx, self.g.sight.is_slurm_known()));
         self.demand.start_ready_jobs(&mut self.g);
-        self.g.tags.write_tags(&mut self.g.cx);
-        self.g.cx.send_outbox();
+        next = next.or(self.g.tags.write_tags(&mut self.g.cx));
+        next = next.or(self.g.cx.send_outbox());
+        self.g.cx.deadline = next.or(self.g.cx.deadline).mono_ms();
     }
 
     fn take_cloud(&mut self, call: CallId, result: CloudResult) {
@@ -375,9 +373,7 @@ impl Engine {
     fn take_site(&mut self, site: Arc<Site>) {
         self.g.cx.site = site;
         let site = Arc::clone(&self.g.cx.site);
-        self.g.sight.note_former_accounts(&self.g.cx);
-        let listed = self.g.sight.listed_accounts(&self.g.cx);
-        self.g.sight.views.retain(|account, _| listed.contains(account));
+        self.g.sight.forget_accounts(&self.g.cx);
         self.groups.group_fleets_of_new_site(&mut self.g);
         // A node that the new configuration does not know is left alone; one it knows again is re-read.
         self.g.cx.nodes.retain(|name, _| site.locate(name).is_some());
@@ -405,49 +401,25 @@ impl Engine {
         self.g.cx.ledger.owners.keys().map(String::as_str).collect()
     }
 
-    pub(crate) fn take_nodes(&mut self, accounts: &[Account], result: Result<Vec<SlurmNode>, SlurmError>) {
-        let now = self.g.cx.now;
-        self.g.sight.slurm.in_flight = false;
-        match result {
-            Ok(nodes) => {
-                let recovered = self.g.sight.slurm.failures > 0;
-                self.g.sight.slurm.failures = 0;
-                self.g.sight.slurm.next_at = 0;
-                self.g.sight.slurm.known = true;
-                self.g.sight.slurm.last_ok_unix_ms = Some(now.unix_ms);
-                self.g.sight.slurm.last_error = None;
-                if recovered {
-                    self.g.cx.fact(self.g.cx.new_fact(FactKind::SlurmKnown, "slurmctld answers again"));
-                }
-                self.demand.take_slurm_nodes(&mut self.g, &mut self.groups, &nodes);
-                self.g.weights.weights_read();
-                let mut seen = BTreeMap::new();
-                for account in accounts {
-                    let Some((started, instances)) =
-                        self.g.sight.views.get_mut(account).and_then(|view| view.fresh.take())
-                    else {
-                        continue;
-                    };
-                    self.reconcile.judge(&mut self.g, &mut self.groups, account, started, &instances);
-                    seen.insert(account.clone(), started);
-                    self.launching.settle_recovered(&mut self.g, account);
-                    self.g.deletions.settle_deletions(&mut self.g.cx, account);
-                    if let Some(view) = self.g.sight.views.get_mut(account) {
-                        view.ready = true;
-                    }
-                }
-                self.hibernation.end_unanswered(&mut self.g, &seen);
-                self.demand.reset_stuck(&mut self.g);
-                self.g.terminations.forget_ended(&self.g.cx);
-            }
-            Err(error) => {
-                self.g.sight.slurm.failures += 1;
-                let wait = backoff_ms(self.g.sight.slurm.failures, &mut self.g.cx.rng);
-                self.g.sight.slurm.next_at = now.mono_ms + wait;
-                self.g.sight.slurm.again = true;
-                self.g.sight.slurm.last_error = Some(error.to_string());
-                self.g.cx.fact(self.g.cx.new_fact(FactKind::SlurmUnknown, error.to_string()));
-            }
+    fn take_nodes(&mut self, accounts: &[Account], result: Result<Vec<SlurmNode>, SlurmError>) {
+        let nodes = match result {
+            Ok(nodes) => nodes,
+            Err(error) => return self.g.sight.load_failed(&mut self.g.cx, &error),
+        };
+        self.g.sight.nodes_loaded(&mut self.g.cx);
+        self.demand.take_slurm_nodes(&mut self.g, &mut self.groups, &nodes);
+        self.g.weights.weights_read();
+        let mut seen = BTreeMap::new();
+        for account in accounts {
+            let Some((started, instances)) = self.g.sight.take_fresh(account) else { continue };
+            self.reconcile.judge(&mut self.g, &mut self.groups, account, started, &instances);
+            seen.insert(account.clone(), started);
+            self.launching.settle_recovered(&mut self.g, account);
+            self.g.deletions.settle_deletions(&mut self.g.cx, account);
+            self.g.sight.judged(account);
         }
+        self.hibernation.end_unanswered(&mut self.g, &seen);
+        self.demand.reset_stuck(&mut self.g);
+        self.g.terminations.forget_ended(&self.g.cx);
     }
 }

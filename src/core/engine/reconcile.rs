@@ -112,7 +112,7 @@ impl Reconcile {
             let may_run_job = node.is_some_and(|node| node.desire == Desire::Keep && node.has_job);
             match g.sight.orphans.get(id) {
                 // We asked EC2 to end it a while ago, and it still runs.
-                _ if g.terminations.ended.contains_key(id) => end.push(id.clone()),
+                _ if g.terminations.was_ordered(id) => end.push(id.clone()),
                 // Its node is powered down: it could only come back under a name that another instance will have.
                 _ if powered_down => end.push(id.clone()),
                 None => {
@@ -131,9 +131,7 @@ impl Reconcile {
             );
             g.cx.fact(g.cx.new_fact(FactKind::OrphanSeen, text).instances(seen));
             // The next look is due when the grace time is over.
-            if let Some(view) = g.sight.views.get_mut(account) {
-                view.hasten(now + grace);
-            }
+            g.sight.list_by(account, now + grace);
         }
         if !end.is_empty() {
             let text = format!("{} instances serve no node that Slurm wants", end.len());
@@ -203,8 +201,8 @@ impl Reconcile {
                 }
             }
         }
-        if unsure && let Some(view) = g.sight.views.get_mut(account) {
-            view.hasten(now.mono_ms + grace / 2);
+        if unsure {
+            g.sight.list_by(account, now.mono_ms + grace / 2);
         }
     }
 
@@ -243,8 +241,8 @@ impl Reconcile {
                 waiting = true;
             }
         }
-        if waiting && let Some(view) = g.sight.views.get_mut(account) {
-            view.hasten(now.mono_ms + grace);
+        if waiting {
+            g.sight.list_by(account, now.mono_ms + grace);
         }
         if lost.is_empty() {
             return;

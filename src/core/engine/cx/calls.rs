@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::core::ec2_api::{CloudRequest, CloudResult, ErrorClass};
 use crate::core::engine::cx::Cx;
+use crate::core::engine::cx::attempt::Deadline;
 use crate::core::event::{CallId, Effect};
 use crate::core::fact::FactKind;
 use crate::core::limits::{ActionGroup, Budget};
@@ -278,7 +279,8 @@ impl Cx {
     }
 
     /// A lane that must wait keeps everything behind its first call: the bucket is the same for all of it.
-    pub(crate) fn send_outbox(&mut self) {
+    pub(crate) fn send_outbox(&mut self) -> Deadline {
+        let mut next = Deadline::NONE;
         let mut lanes = std::mem::take(&mut self.calls.outbox.lanes);
         for (lane, waiting) in &mut lanes {
             if self.persisted.paused && lane.group != ActionGroup::Describe {
@@ -287,7 +289,7 @@ impl Cx {
             while let Some((purpose, request)) = waiting.pop_front() {
                 let budget = self.calls.budgets.entry(lane.account.clone()).or_default();
                 if let Err(ready) = budget.take(lane.group, lane.priority == LOWEST, self.now) {
-                    self.wake(ready);
+                    next = next.or(Some(ready));
                     waiting.push_front((purpose, request));
                     break;
                 }
@@ -298,6 +300,7 @@ impl Cx {
         }
         lanes.retain(|_, waiting| !waiting.is_empty());
         self.calls.outbox.lanes = lanes;
+        next
     }
 
     pub(crate) fn note_budget(&mut self, purpose: &Purpose, result: &CloudResult) {

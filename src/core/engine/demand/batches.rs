@@ -23,7 +23,7 @@ impl Demand {
         launching: &mut Launching,
         groups: &mut GroupFleets,
     ) {
-        if g.cx.persisted.paused || !g.sight.slurm.is_known() {
+        if g.cx.persisted.paused || !g.sight.is_slurm_known() {
             return;
         }
         let site = Arc::clone(&g.cx.site);

@@ -4,9 +4,8 @@
 use std::collections::BTreeSet;
 
 use crate::core::engine::cx::Cx;
-use crate::core::engine::cx::attempt::Turn;
+use crate::core::engine::cx::attempt::{Attempt, Deadline};
 use crate::core::engine::cx::calls::Purpose;
-use crate::core::engine::ground::Ground;
 use crate::core::fact::FactKind;
 use crate::core::record::{Binding, Record};
 use crate::core::slurm_api::{NodeUpdate, SlurmError, SlurmRequest, SlurmResult};
@@ -18,7 +17,7 @@ const PATIENT_REFUSALS: u32 = 4;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Addresses {
     nodes: BTreeSet<String>,
-    turn: Turn,
+    attempt: Attempt,
     /// How often slurmctld was reached and did not take them, in a row.
     refusals: u32,
 }
@@ -33,31 +32,30 @@ impl Addresses {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && !self.turn.in_flight()
+        self.nodes.is_empty() && !self.attempt.in_flight()
     }
 
     /// Addresses are on their way or will be soon; those that slurmctld keeps refusing are nothing to wait for.
     pub(crate) fn is_owed(&self) -> bool {
-        self.turn.in_flight() || (!self.nodes.is_empty() && self.refusals < PATIENT_REFUSALS)
+        self.attempt.in_flight() || (!self.nodes.is_empty() && self.refusals < PATIENT_REFUSALS)
     }
 }
 
-impl Ground {
-    pub(crate) fn tell_addresses(&mut self) {
-        if self.addresses.nodes.is_empty() || self.addresses.turn.in_flight() || self.placeholders.in_flight()
-        {
-            return;
+impl Addresses {
+    /// Tell slurmctld; not while an update with other addresses is `under_way`, which might arrive later than this one.
+    pub(crate) fn tell(&mut self, cx: &mut Cx, under_way: bool) -> Deadline {
+        if self.nodes.is_empty() || self.attempt.in_flight() || under_way {
+            return Deadline::NONE;
         }
-        if let Some(at) = self.addresses.turn.waits_until(self.cx.now.mono_ms) {
-            self.cx.wake(at);
-            return;
+        if let Some(at) = self.attempt.waits_until(cx.now.mono_ms) {
+            return Deadline::at(at);
         }
-        let nodes = std::mem::take(&mut self.addresses.nodes);
+        let nodes = std::mem::take(&mut self.nodes);
         let mut update =
             NodeUpdate { addrs: Some(Vec::new()), hostnames: Some(Vec::new()), ..NodeUpdate::default() };
         let (mut ids, mut types) = (Vec::new(), Vec::new());
         for node in nodes {
-            let Some(binding) = self.cx.persisted.bindings.get(&node) else { continue };
+            let Some(binding) = cx.persisted.bindings.get(&node) else { continue };
             update.addrs.get_or_insert_default().push(binding.addr.clone());
             update.hostnames.get_or_insert_default().push(binding.hostname.clone());
             ids.push(binding.instance_id.clone());
@@ -65,55 +63,49 @@ impl Ground {
             update.names.push(node);
         }
         if update.names.is_empty() {
-            return;
+            return Deadline::NONE;
         }
         update.instance_ids = Some(ids);
         update.instance_types = Some(types);
-        self.addresses.turn.begin();
+        self.attempt.begin();
         let nodes = update.names.clone();
-        self.cx.slurm_call(Purpose::Tell { nodes }, SlurmRequest::UpdateNodes(update));
+        cx.slurm_call(Purpose::Tell { nodes }, SlurmRequest::UpdateNodes(update));
+        Deadline::NONE
     }
 
-    pub(crate) fn take_told(&mut self, mut nodes: Vec<String>, result: SlurmResult) {
-        match result {
-            Ok(_) => {
-                self.addresses.turn.succeeded();
-                self.addresses.refusals = 0;
-                // A node that got another instance or address meanwhile is yet to be told of it.
-                nodes.retain(|node| !self.addresses.nodes.contains(node));
-                if nodes.is_empty() {
-                    return;
-                }
-                for name in &nodes {
-                    let addr = self.cx.persisted.bindings.get(name).map(|binding| binding.addr.clone());
-                    if let Some(node) = self.cx.nodes.get_mut(name) {
-                        node.slurm_addr = addr;
-                    }
-                }
-                let fact = self
-                    .cx
-                    .new_fact(FactKind::AddressesSet, format!("slurmctld has {} addresses", nodes.len()))
-                    .nodes(&nodes)
-                    .after_ms(self.cx.waited(&nodes));
-                self.cx.fact(fact);
-                self.sleepers.reach_woken(&mut self.cx, &nodes);
-                self.cx.record(Record::Told { nodes });
+    /// Returns the nodes whose present address slurmctld has now.
+    pub(crate) fn take_told(
+        &mut self,
+        cx: &mut Cx,
+        mut nodes: Vec<String>,
+        result: SlurmResult,
+    ) -> Vec<String> {
+        let Err(error) = result else {
+            self.attempt.succeeded();
+            self.refusals = 0;
+            // A node that got another instance or address meanwhile is yet to be told of it.
+            nodes.retain(|node| !self.nodes.contains(node));
+            if nodes.is_empty() {
+                return nodes;
             }
-            Err(error) => {
-                self.addresses.refusals += u32::from(!matches!(error, SlurmError::Unreachable { .. }));
-                self.addresses.turn.failed(self.cx.now.mono_ms, 0, &mut self.cx.rng);
-                self.cx.fact(self.cx.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
-                for node in nodes {
-                    if self.cx.persisted.bindings.contains_key(&node) {
-                        self.addresses.nodes.insert(node);
-                    }
+            for name in &nodes {
+                let addr = cx.persisted.bindings.get(name).map(|binding| binding.addr.clone());
+                if let Some(node) = cx.nodes.get_mut(name) {
+                    node.slurm_addr = addr;
                 }
             }
-        }
+            let text = format!("slurmctld has {} addresses", nodes.len());
+            cx.fact(cx.new_fact(FactKind::AddressesSet, text).nodes(&nodes).after_ms(cx.waited(&nodes)));
+            return nodes;
+        };
+        self.refusals += u32::from(!matches!(error, SlurmError::Unreachable { .. }));
+        self.attempt.failed(cx.now.mono_ms, 0, &mut cx.rng);
+        cx.fact(cx.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
+        nodes.retain(|node| cx.persisted.bindings.contains_key(node));
+        self.nodes.extend(nodes);
+        Vec::new()
     }
-}
 
-impl Addresses {
     /// Bound instances whose private address is another than before.
     pub(crate) fn follow_addresses(&mut self, cx: &mut Cx, moved: Vec<(Binding, String)>) {
         if moved.is_empty() {

@@ -117,7 +117,7 @@ impl Ground {
                 terminated.push(name.clone());
             } else if self.cx.persisted.fleets.contains_key(name) {
                 // The fleet takes its instance with it.
-                self.terminations.ended.insert(binding.instance_id, self.cx.now.mono_ms);
+                self.terminations.note_ended(&self.cx, binding.instance_id);
                 others.push(name.clone());
             } else {
                 self.end_instance(&binding.account, binding.instance_id);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult};
 use crate::core::engine::cx::Cx;
-use crate::core::engine::cx::agenda::Agenda;
+use crate::core::engine::cx::attempt::{Batched, Deadline};
 use crate::core::engine::cx::calls::Purpose;
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
@@ -15,29 +15,12 @@ use crate::core::site::Account;
 /// Fleets in one DeleteFleets call (EC2 API reference, API_DeleteFleets).
 const MAX_DELETE: usize = 100;
 
-/// Fleets of one account that are to be deleted.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct FleetEnds {
-    ids: BTreeSet<String>,
-    since: u64,
-    /// Intents whose call failed, and when it is sent again.
-    repeats: Agenda<u64>,
-}
-
-impl FleetEnds {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ids.is_empty() && self.repeats.is_empty()
-    }
-}
-
 /// Orders to delete fleets, until EC2 has confirmed them.
 #[derive(Debug, Default)]
 pub(crate) struct FleetDeletions {
-    pub(crate) queues: BTreeMap<Account, FleetEnds>,
+    queues: BTreeMap<Account, Batched<String>>,
     /// Open DeleteFleets intents of an earlier process, until EC2 and Slurm are known.
-    pub(crate) recovered: BTreeSet<u64>,
-    /// Failures in a row, by intent.
-    attempts: BTreeMap<u64, u32>,
+    recovered: BTreeSet<u64>,
 }
 
 impl FleetDeletions {
@@ -45,50 +28,37 @@ impl FleetDeletions {
         if self.is_fleet_ending(cx, &fleet_id) {
             return;
         }
-        let now = cx.now.mono_ms;
-        let ends = self.queues.entry(account.clone()).or_default();
-        if ends.ids.is_empty() {
-            ends.since = now;
-        }
-        ends.ids.insert(fleet_id);
+        self.queues.entry(account.clone()).or_default().add(fleet_id, cx.now.mono_ms);
     }
 
-    pub(crate) fn delete_fleets(&mut self, cx: &mut Cx) {
-        let now = cx.now.mono_ms;
-        let idle = cx.site.settings.batch_idle_ms;
-        let accounts: Vec<Account> = self
-            .queues
-            .iter()
-            .filter(|(_, ends)| !ends.is_empty())
-            .map(|(account, _)| account.clone())
-            .collect();
-        for account in accounts {
-            let Some(ends) = self.queues.get_mut(&account) else { continue };
-            let due = ends.repeats.take_due(now);
-            let mut wakes: Vec<u64> = ends.repeats.next().into_iter().collect();
-            let batch_at = ends.since + idle;
-            let ids: Vec<String> = if ends.ids.is_empty() {
-                Vec::new()
-            } else if batch_at > now {
-                wakes.push(batch_at);
-                Vec::new()
-            } else {
-                std::mem::take(&mut ends.ids).into_iter().collect()
-            };
-            for at in wakes {
-                cx.wake(at);
-            }
-            for intent in due {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queues.values().all(Batched::is_empty)
+    }
+
+    pub(crate) fn delete_fleets(&mut self, cx: &mut Cx) -> Deadline {
+        let mut deadline = Deadline::NONE;
+        let (now, idle) = (cx.now.mono_ms, cx.site.settings.batch_idle_ms);
+        for (account, queue) in &mut self.queues {
+            for intent in queue.take_repeats(now) {
                 if let Some(request) = cx.open_request(intent) {
                     cx.cloud(Purpose::DeleteFleets { account: account.clone(), intent }, request);
                 }
             }
-            for chunk in ids.chunks(MAX_DELETE) {
-                let request = CloudRequest::DeleteFleets { ids: chunk.to_vec(), terminate_instances: true };
-                let id = cx.record_intent(&account, request.clone(), None);
-                cx.cloud(Purpose::DeleteFleets { account: account.clone(), intent: id }, request);
+            for ids in queue.take_closed(now, idle, idle, MAX_DELETE) {
+                let request = CloudRequest::DeleteFleets { ids, terminate_instances: true };
+                let intent = cx.record_intent(account, request.clone(), None);
+                cx.cloud(Purpose::DeleteFleets { account: account.clone(), intent }, request);
             }
+            deadline = deadline.or(queue.next(idle, idle));
         }
+        deadline
+    }
+
+    /// A deletion that an earlier process began goes on when EC2 and Slurm are known. False if nothing is left to delete.
+    pub(crate) fn recover(&mut self, cx: &mut Cx, id: u64) -> bool {
+        let left = self.still_deleted(cx, id);
+        self.recovered.extend(left);
+        left == Some(id)
     }
 
     pub(crate) fn take_deleted(&mut self, cx: &mut Cx, id: u64, result: CloudResult) {
@@ -114,7 +84,9 @@ impl FleetDeletions {
                     id,
                     outcome: Outcome::Done(CloudReply::Deleted { deleted, failed }),
                 });
-                self.attempts.remove(&id);
+                if let Some(queue) = self.queues.get_mut(&intent.account) {
+                    queue.succeeded(id);
+                }
                 for (fleet, code) in refused {
                     let text = format!("fleet {fleet} could not be deleted and is tried again");
                     cx.fact(cx.new_fact(FactKind::TerminateFailed, text).code(code));
@@ -126,12 +98,11 @@ impl FleetDeletions {
                     Err(error) => (error.code, error.message),
                     Ok(reply) => ("UnexpectedReply".into(), format!("{reply:?}")),
                 };
-                let attempts = self.attempts.entry(id).or_default();
-                *attempts += 1;
-                let at = cx.now.mono_ms + backoff_ms(*attempts + 1, &mut cx.rng);
+                let queue = self.queues.entry(intent.account).or_default();
+                let failures = queue.failed(id);
+                queue.repeat(id, cx.now.mono_ms + backoff_ms(failures + 1, &mut cx.rng));
                 let text = format!("{} fleets still exist: {message}", ids.len());
                 cx.fact(cx.new_fact(FactKind::TerminateFailed, text).code(code));
-                self.queues.entry(intent.account).or_default().repeats.set(id, at);
             }
         }
     }
@@ -150,7 +121,7 @@ impl FleetDeletions {
             }
             if let Some(left) = left {
                 let now = cx.now.mono_ms;
-                self.queues.entry(account.clone()).or_default().repeats.set(left, now);
+                self.queues.entry(account.clone()).or_default().repeat(left, now);
             }
         }
     }
@@ -178,6 +149,6 @@ impl FleetDeletions {
     }
 
     pub(crate) fn is_fleet_ending(&self, cx: &Cx, id: &str) -> bool {
-        self.queues.values().any(|ends| ends.ids.contains(id)) || cx.ledger.is_deleting(id)
+        self.queues.values().any(|ends| ends.contains(id)) || cx.ledger.is_deleting(id)
     }
 }

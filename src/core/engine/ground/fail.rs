@@ -3,9 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::core::engine::cx::Cx;
+use crate::core::engine::cx::attempt::Deadline;
 use crate::core::engine::cx::nodes::Desire;
 use crate::core::engine::ground::Ground;
 use crate::core::engine::ground::failures::{Cause, reason};
+use crate::core::engine::ground::sleepers::Sleepers;
 use crate::core::fact::FactKind;
 use crate::core::slurm_api::NodeFlags;
 
@@ -90,27 +93,33 @@ impl Ground {
     }
 
     /// Drop what is no failure any more.
-    pub(crate) fn settle_reports(&mut self) {
-        if self.failures.turn.in_flight() || self.failures.nodes.is_empty() {
-            return;
-        }
-        let mut reports = std::mem::take(&mut self.failures.nodes);
-        reports.retain(|node, report| self.is_failed(node, report.cause));
-        self.failures.nodes = reports;
+    pub(crate) fn settle_failures(&mut self) {
+        let (cx, sleepers) = (&self.cx, &self.sleepers);
+        self.failures.settle(|node, cause| is_failed(cx, sleepers, node, cause));
     }
 
-    /// What has been suspended, bound or answered meanwhile is no failure any more.
-    fn is_failed(&self, name: &str, cause: Cause) -> bool {
-        let Some(node) = self.cx.nodes.get(name) else { return false };
-        let asleep = self.sleepers.sleeping.contains_key(name);
-        let bound = self.cx.persisted.bindings.contains_key(name);
-        let failed = match cause {
-            Cause::NoInstance => !bound,
-            Cause::Bare => !bound && !node.has_job,
-            Cause::GoesBack => node.desire == Desire::Waking,
-            Cause::Overslept => asleep,
-            Cause::Unanswered => !asleep && node.flags.has(NodeFlags::NOT_RESPONDING),
-        };
-        failed && matches!(node.desire, Desire::Waking | Desire::Keep) && !self.cx.is_locked(name)
+    /// No node is powered down before all that wait have an address.
+    pub(crate) fn place_and_report(&mut self) -> Deadline {
+        if self.placeholders.in_flight() || self.addresses.is_owed() {
+            return Deadline::NONE;
+        }
+        let failed: Vec<String> = self.failures.nodes().cloned().collect();
+        let (may_report, next) = self.placeholders.give(&mut self.cx, failed);
+        if may_report { next.or(self.failures.report(&mut self.cx)) } else { next }
     }
+}
+
+/// What has been suspended, bound or answered meanwhile is no failure any more.
+fn is_failed(cx: &Cx, sleepers: &Sleepers, name: &str, cause: Cause) -> bool {
+    let Some(node) = cx.nodes.get(name) else { return false };
+    let asleep = sleepers.sleeping.contains_key(name);
+    let bound = cx.persisted.bindings.contains_key(name);
+    let failed = match cause {
+        Cause::NoInstance => !bound,
+        Cause::Bare => !bound && !node.has_job,
+        Cause::GoesBack => node.desire == Desire::Waking,
+        Cause::Overslept => asleep,
+        Cause::Unanswered => !asleep && node.flags.has(NodeFlags::NOT_RESPONDING),
+    };
+    failed && matches!(node.desire, Desire::Waking | Desire::Keep) && !cx.is_locked(name)
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::engine::cx::Cx;
-use crate::core::engine::cx::attempt::Turn;
+use crate::core::engine::cx::attempt::{Attempt, Deadline};
 use crate::core::engine::cx::calls::Purpose;
 use crate::core::fact::FactKind;
 use crate::core::slurm_api::{NodeStateChange, NodeUpdate, SlurmRequest, SlurmResult};
@@ -43,8 +43,8 @@ pub(crate) enum Cause {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Report {
-    pub(crate) cause: Cause,
+struct Report {
+    cause: Cause,
     reason: String,
     /// slurmctld is being told.
     asked: bool,
@@ -53,8 +53,8 @@ pub(crate) struct Report {
 /// Nodes to be reported as failed, each in the power-up in which it failed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Failures {
-    pub(crate) nodes: BTreeMap<String, Report>,
-    pub(crate) turn: Turn,
+    nodes: BTreeMap<String, Report>,
+    attempt: Attempt,
 }
 
 impl Failures {
@@ -69,7 +69,7 @@ impl Failures {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && !self.turn.in_flight()
+        self.nodes.is_empty() && !self.attempt.in_flight()
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &String> {
@@ -89,34 +89,41 @@ impl Failures {
         Some((reason, nodes))
     }
 
-    pub(crate) fn report_failures(&mut self, cx: &mut Cx) {
-        if self.turn.in_flight() || self.nodes.is_empty() {
-            return;
+    /// Drop what is no failure any more; not while slurmctld is being told.
+    pub(crate) fn settle(&mut self, is_failed: impl Fn(&str, Cause) -> bool) {
+        if !self.attempt.in_flight() {
+            self.nodes.retain(|node, report| is_failed(node, report.cause));
         }
-        if let Some(at) = self.turn.waits_until(cx.now.mono_ms) {
-            cx.wake(at);
-            return;
+    }
+
+    /// One update for each reason, one after the other.
+    pub(crate) fn report(&mut self, cx: &mut Cx) -> Deadline {
+        if self.attempt.in_flight() || self.nodes.is_empty() {
+            return Deadline::NONE;
         }
-        let Some((reason, nodes)) = self.take_next() else { return };
+        if let Some(at) = self.attempt.waits_until(cx.now.mono_ms) {
+            return Deadline::at(at);
+        }
+        let Some((reason, nodes)) = self.take_next() else { return Deadline::NONE };
         let update = NodeUpdate {
             names: nodes.clone(),
             state: Some(NodeStateChange::PowerDownForce),
             reason: Some(reason),
             ..NodeUpdate::default()
         };
-        self.turn.begin();
+        self.attempt.begin();
         cx.slurm_call(Purpose::Report { nodes }, SlurmRequest::UpdateNodes(update));
+        Deadline::NONE
     }
 
     pub(crate) fn take_reported(&mut self, cx: &mut Cx, nodes: &[String], result: SlurmResult) {
-        let reports = self;
         let Err(error) = result else {
-            reports.turn.succeeded();
-            reports.nodes.retain(|_, report| !report.asked);
+            self.attempt.succeeded();
+            self.nodes.retain(|_, report| !report.asked);
             return;
         };
-        reports.turn.failed(cx.now.mono_ms, 2, &mut cx.rng);
-        for report in reports.nodes.values_mut() {
+        self.attempt.failed(cx.now.mono_ms, 2, &mut cx.rng);
+        for report in self.nodes.values_mut() {
             report.asked = false;
         }
         cx.fact(cx.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(nodes));

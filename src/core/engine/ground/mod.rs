@@ -34,7 +34,9 @@ use crate::core::engine::ground::tags::Tags;
 use crate::core::engine::ground::terminate::Terminations;
 use crate::core::engine::ground::waiting::Waiting;
 use crate::core::engine::ground::weights::Weights;
+use crate::core::record::Record;
 use crate::core::site::Account;
+use crate::core::slurm_api::SlurmResult;
 
 /// What is known, waiting, or owed until it is done. No store knows who gives it orders.
 pub(crate) struct Ground {
@@ -57,15 +59,8 @@ pub(crate) struct Ground {
 impl Ground {
     /// This instance has no node and must not stay.
     pub(crate) fn end_instance(&mut self, account: &Account, id: String) {
-        let now = self.cx.now.mono_ms;
         self.sight.orphans.remove(&id);
-        self.terminations.ended.insert(id.clone(), now);
-        let queue = self.terminations.queues.entry(account.clone()).or_default();
-        if queue.ids.is_empty() {
-            queue.first = now;
-        }
-        queue.last = now;
-        queue.ids.insert(id);
+        self.terminations.add(&self.cx, account, id);
     }
 
     /// The node needs its fleet no longer: the fleet goes, and with it the instance.
@@ -86,9 +81,7 @@ impl Ground {
         if !self.sight.listed_accounts(&self.cx).contains(&intent.account) {
             return false;
         }
-        let left = self.deletions.still_deleted(&mut self.cx, id);
-        self.deletions.recovered.extend(left);
-        left == Some(id)
+        self.deletions.recover(&mut self.cx, id)
     }
 
     /// An instance that stands behind no node and is not on its way out.
@@ -96,5 +89,27 @@ impl Ground {
         !self.cx.ledger.is_bound(id)
             && !self.lowering.is_lowering(id)
             && !self.terminations.is_ending(&self.cx, id)
+    }
+
+    /// slurmctld may have gone back to the weights of slurm.conf.
+    pub(crate) fn forget_weights(&mut self) {
+        if self.weights.forget(&mut self.cx) {
+            self.sight.load_slurm_again(&self.cx);
+        }
+    }
+
+    /// Other rules: every node may be weighed anew.
+    pub(crate) fn weigh_by_new_site(&mut self) {
+        self.weights = self.weights.of_new_site(&self.cx.site);
+        self.forget_weights();
+    }
+
+    /// Where an instance is back from sleep, its slurmd could not be reached before slurmctld had its address.
+    pub(crate) fn take_told(&mut self, nodes: Vec<String>, result: SlurmResult) {
+        let nodes = self.addresses.take_told(&mut self.cx, nodes, result);
+        if !nodes.is_empty() {
+            self.sleepers.reach_woken(&mut self.cx, &nodes);
+            self.cx.record(Record::Told { nodes });
+        }
     }
 }

@@ -13,10 +13,9 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::core::engine::cx::Cx;
-use crate::core::engine::cx::attempt::Turn;
+use crate::core::engine::cx::attempt::{Attempt, Deadline};
 use crate::core::engine::cx::calls::Purpose;
 use crate::core::engine::cx::nodes::Desire;
-use crate::core::engine::ground::Ground;
 use crate::core::fact::FactKind;
 use crate::core::slurm_api::{NodeUpdate, SlurmError, SlurmRequest, SlurmResult};
 
@@ -30,7 +29,7 @@ const PATIENCE_MS: u64 = 3_000;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Placeholders {
     waiting: VecDeque<(u64, String)>,
-    turn: Turn,
+    attempt: Attempt,
 }
 
 impl Placeholders {
@@ -40,7 +39,7 @@ impl Placeholders {
 
     /// slurmctld is being told: of two updates with addresses on their way, the later one might come first.
     pub(crate) fn in_flight(&self) -> bool {
-        self.turn.in_flight()
+        self.attempt.in_flight()
     }
 
     fn take_due(&mut self, now: u64, all: bool) -> BTreeSet<String> {
@@ -49,42 +48,28 @@ impl Placeholders {
     }
 }
 
-impl Ground {
-    /// Returns whether nodes may be powered down now, as far as their addresses go.
-    pub(crate) fn place_waiting(&mut self) -> bool {
-        let now = self.cx.now.mono_ms;
-        if self.placeholders.in_flight() || self.addresses.is_owed() {
-            return false;
+impl Placeholders {
+    /// An address for nodes that have waited for long, and for those that are to be powered down: `failed`. True if
+    /// nodes may be powered down now, as far as their addresses go.
+    pub(crate) fn give(&mut self, cx: &mut Cx, failed: Vec<String>) -> (bool, Deadline) {
+        let now = cx.now.mono_ms;
+        if let Some(at) = self.attempt.waits_until(now) {
+            return (false, Deadline::at(at));
         }
-        if let Some(at) = self.placeholders.turn.waits_until(now) {
-            self.cx.wake(at);
-            return false;
-        }
-        let failed: Vec<String> = self.failures.nodes().cloned().collect();
-        let mut nodes = self.placeholders.take_due(now, !failed.is_empty());
-        if let Some((at, _)) = self.placeholders.waiting.front() {
-            self.cx.wake(*at);
-        }
-        nodes.retain(|node| self.cx.nodes.get(node).is_some_and(|node| node.desire == Desire::Waking));
+        let mut nodes = self.take_due(now, !failed.is_empty());
+        let next = Deadline::from(self.waiting.front().map(|(at, _)| *at));
+        nodes.retain(|node| cx.nodes.get(node).is_some_and(|node| node.desire == Desire::Waking));
         nodes.extend(failed);
-        nodes.retain(|node| self.placeholders.goes_by_its_name(&self.cx, node));
+        nodes.retain(|node| goes_by_its_name(cx, node));
         if nodes.is_empty() {
-            return true;
+            return (true, next);
         }
         let nodes: Vec<String> = nodes.into_iter().collect();
         let addrs = Some(vec![NOWHERE.to_owned(); nodes.len()]);
         let update = NodeUpdate { names: nodes.clone(), addrs, ..NodeUpdate::default() };
-        self.placeholders.turn.begin();
-        self.cx.slurm_call(Purpose::Place { nodes }, SlurmRequest::UpdateNodes(update));
-        false
-    }
-}
-
-impl Placeholders {
-    /// A bound one has been told its own address. One that slurmctld has not shown yet may have an instance's.
-    fn goes_by_its_name(&self, cx: &Cx, name: &str) -> bool {
-        let node = cx.nodes.get(name).filter(|_| !cx.persisted.bindings.contains_key(name));
-        node.is_some_and(|node| node.slurm_addr.as_deref() == Some(name))
+        self.attempt.begin();
+        cx.slurm_call(Purpose::Place { nodes }, SlurmRequest::UpdateNodes(update));
+        (false, next)
     }
 
     pub(crate) fn take_placed(&mut self, cx: &mut Cx, nodes: Vec<String>, result: SlurmResult) {
@@ -102,7 +87,7 @@ impl Placeholders {
                 // slurmctld does not take it, and must learn of a failure all the same.
             }
         }
-        self.turn.succeeded();
+        self.attempt.succeeded();
         for name in &nodes {
             if let Some(node) = cx.nodes.get_mut(name) {
                 node.slurm_addr = Some(NOWHERE.to_owned());
@@ -111,9 +96,15 @@ impl Placeholders {
     }
 
     fn place_later(&mut self, cx: &mut Cx, nodes: Vec<String>) {
-        let next = self.turn.failed(cx.now.mono_ms, 2, &mut cx.rng);
+        let next = self.attempt.failed(cx.now.mono_ms, 2, &mut cx.rng);
         for node in nodes.into_iter().rev() {
             self.waiting.push_front((next, node));
         }
     }
+}
+
+/// A bound one has been told its own address. One that slurmctld has not shown yet may have an instance's.
+fn goes_by_its_name(cx: &Cx, name: &str) -> bool {
+    let node = cx.nodes.get(name).filter(|_| !cx.persisted.bindings.contains_key(name));
+    node.is_some_and(|node| node.slurm_addr.as_deref() == Some(name))
 }

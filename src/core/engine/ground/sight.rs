@@ -5,76 +5,58 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance};
 use crate::core::engine::cx::Cx;
+use crate::core::engine::cx::attempt::{Attempt, Deadline};
 use crate::core::engine::cx::calls::Purpose;
 use crate::core::fact::FactKind;
-use crate::core::limits::backoff_ms;
 use crate::core::site::Account;
 use crate::core::slurm_api::{SlurmError, SlurmRequest, SlurmResult};
 
+/// How soon that is tried again which did not reach slurmctld.
+const RESET_RETRY_MS: u64 = 5_000;
+
+/// An account that has been listed once is not listed again sooner after a failure.
+const PATIENCE_MS: u64 = 5_000;
+
 /// What is known of one account's instances.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CloudView {
-    in_flight: bool,
-    next_at: u64,
-    failures: u32,
+struct CloudView {
+    list: Attempt,
     /// A complete list has been judged at least once.
-    pub(crate) ready: bool,
+    ready: bool,
     /// A complete list that waits for Slurm's nodes: when it was asked for, and what it said.
-    pub(crate) fresh: Option<(u64, Vec<Instance>)>,
+    fresh: Option<(u64, Vec<Instance>)>,
+    shown: CloudSight,
+}
+
+/// What the last lists of one account's instances came to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CloudSight {
     pub(crate) last_ok_unix_ms: Option<u64>,
     pub(crate) last_error: Option<String>,
     pub(crate) instances: usize,
 }
 
-impl CloudView {
-    /// List now, unless a list is under way or EC2 is being left alone after failures.
-    pub(crate) fn list_now(&mut self, now: u64) -> bool {
-        let free = !self.in_flight && self.failures == 0;
-        if free {
-            self.hasten(now);
-        }
-        free
-    }
-
-    /// List again at `at` if that is sooner than planned.
-    pub(crate) fn hasten(&mut self, at: u64) {
-        self.next_at = self.next_at.min(at);
-    }
-}
-
 /// What is known of slurmctld's nodes.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SlurmView {
-    pub(crate) in_flight: bool,
-    pub(crate) next_at: u64,
-    pub(crate) failures: u32,
-    pub(crate) known: bool,
-    pub(crate) again: bool,
-    pub(crate) last_ok_unix_ms: Option<u64>,
-    pub(crate) last_error: Option<String>,
+struct SlurmView {
+    load: Attempt,
+    known: bool,
+    again: bool,
+    shown: SlurmSight,
 }
 
-impl SlurmView {
-    pub(crate) fn is_known(&self) -> bool {
-        self.known
-    }
-
-    /// Its nodes are to be loaded again, whether EC2 has been listed or not.
-    pub(crate) fn is_asked_again(&self) -> bool {
-        self.again
-    }
-
-    pub(crate) fn ask_again(&mut self, at: u64) {
-        self.again = true;
-        self.next_at = self.next_at.max(at);
-    }
+/// What the last loads of slurmctld's nodes came to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SlurmSight {
+    pub(crate) last_ok_unix_ms: Option<u64>,
+    pub(crate) last_error: Option<String>,
 }
 
 /// What EC2 and slurmctld showed last.
 #[derive(Debug, Default)]
 pub(crate) struct Sight {
-    pub(crate) views: BTreeMap<Account, CloudView>,
-    pub(crate) slurm: SlurmView,
+    views: BTreeMap<Account, CloudView>,
+    slurm: SlurmView,
     /// Instances without a node, and since when they are known.
     pub(crate) orphans: BTreeMap<String, u64>,
     /// Bound instances that EC2 does not show, and since when.
@@ -82,9 +64,9 @@ pub(crate) struct Sight {
     /// Lists of instances that have been judged.
     pub(crate) lists: u64,
     /// Accounts whose fleets have been listed since the start.
-    pub(crate) fleets_listed: BTreeSet<Account>,
+    fleets_listed: BTreeSet<Account>,
     /// Accounts that the site no longer names and in which something of ours is left.
-    pub(crate) former_accounts: BTreeSet<Account>,
+    former_accounts: BTreeSet<Account>,
 }
 
 impl Sight {
@@ -118,41 +100,34 @@ impl Sight {
     pub(crate) fn rescan_now(&mut self, cx: &Cx) {
         let now = cx.now.mono_ms;
         for view in self.views.values_mut() {
-            view.next_at = view.next_at.min(now);
+            view.list.hasten(now);
         }
         self.load_slurm_again(cx);
     }
 
     /// Ask slurmctld for its nodes, also if an answer is under way.
     pub(crate) fn load_slurm_again(&mut self, cx: &Cx) {
-        self.slurm.next_at = self.slurm.next_at.min(cx.now.mono_ms);
+        self.slurm.load.hasten(cx.now.mono_ms);
         self.slurm.again = true;
     }
 
-    pub(crate) fn list_when_due(&mut self, cx: &mut Cx) {
+    pub(crate) fn list_when_due(&mut self, cx: &mut Cx) -> Deadline {
         let now = cx.now.mono_ms;
+        let mut deadline = Deadline::NONE;
         for account in self.listed_accounts(cx) {
             let view = self.views.entry(account.clone()).or_default();
-            if view.in_flight {
+            if !view.list.due(now) {
+                deadline = deadline.or(view.list.next());
                 continue;
             }
-            if view.next_at > now {
-                let at = view.next_at;
-                cx.wake(at);
-                continue;
-            }
-            view.in_flight = true;
+            view.list.begin();
             let cluster = cx.site.cluster.clone();
             cx.cloud(Purpose::List { account, started: now }, CloudRequest::DescribeCluster { cluster });
         }
-        self.load_when_due(cx);
+        deadline.or(self.load_when_due(cx))
     }
 
-    fn load_when_due(&mut self, cx: &mut Cx) {
-        let now = cx.now.mono_ms;
-        if self.slurm.in_flight {
-            return;
-        }
+    fn load_when_due(&mut self, cx: &mut Cx) -> Deadline {
         let listed: Vec<Account> = self
             .views
             .iter()
@@ -161,30 +136,109 @@ impl Sight {
             .collect();
         let wanted = !listed.is_empty() || !self.slurm.known || self.slurm.again;
         if !wanted {
-            return;
+            return Deadline::NONE;
         }
-        if self.slurm.next_at > now {
-            cx.wake(self.slurm.next_at);
-            return;
+        if !self.slurm.load.due(cx.now.mono_ms) {
+            return self.slurm.load.next().into();
         }
-        self.slurm.in_flight = true;
+        self.slurm.load.begin();
         self.slurm.again = false;
         cx.slurm_call(Purpose::Load { accounts: listed }, SlurmRequest::LoadNodes);
+        Deadline::NONE
+    }
+
+    /// slurmctld has shown its nodes.
+    pub(crate) fn nodes_loaded(&mut self, cx: &mut Cx) {
+        let recovered = self.slurm.load.failures() > 0;
+        self.slurm.load.succeeded();
+        self.slurm.known = true;
+        self.slurm.shown = SlurmSight { last_ok_unix_ms: Some(cx.now.unix_ms), last_error: None };
+        if recovered {
+            cx.fact(cx.new_fact(FactKind::SlurmKnown, "slurmctld answers again"));
+        }
+    }
+
+    /// slurmctld has not shown its nodes: they are asked for again.
+    pub(crate) fn load_failed(&mut self, cx: &mut Cx, error: &SlurmError) {
+        self.slurm.load.failed(cx.now.mono_ms, 0, &mut cx.rng);
+        self.slurm.again = true;
+        self.slurm.shown.last_error = Some(error.to_string());
+        cx.fact(cx.new_fact(FactKind::SlurmUnknown, error.to_string()));
+    }
+
+    /// The complete list of this account that waits for Slurm's nodes: when it was asked for, and what it said.
+    pub(crate) fn take_fresh(&mut self, account: &Account) -> Option<(u64, Vec<Instance>)> {
+        self.views.get_mut(account).and_then(|view| view.fresh.take())
+    }
+
+    /// A complete list of the account has been judged.
+    pub(crate) fn judged(&mut self, account: &Account) {
+        if let Some(view) = self.views.get_mut(account) {
+            view.ready = true;
+        }
+    }
+
+    /// slurmctld's nodes have been seen, and need not be loaded again whatever EC2 lists.
+    pub(crate) fn is_slurm_settled(&self) -> bool {
+        self.slurm.known && !self.slurm.again
+    }
+
+    pub(crate) fn is_slurm_known(&self) -> bool {
+        self.slurm.known
+    }
+
+    pub(crate) fn slurm_shown(&self) -> &SlurmSight {
+        &self.slurm.shown
+    }
+
+    pub(crate) fn cloud_shown(&self) -> impl Iterator<Item = (&Account, &CloudSight)> {
+        self.views.iter().map(|(account, view)| (account, &view.shown))
+    }
+
+    /// List now, unless a list is under way or EC2 is being left alone after failures.
+    pub(crate) fn list_now(&mut self, cx: &Cx, account: &Account) -> bool {
+        let Some(view) = self.views.get_mut(account) else { return false };
+        let free = !view.list.in_flight() && view.list.failures() == 0;
+        if free {
+            view.list.hasten(cx.now.mono_ms);
+        }
+        free
+    }
+
+    /// List again at `mono_ms` = `at` if that is sooner than planned.
+    pub(crate) fn list_by(&mut self, account: &Account, at: u64) {
+        if let Some(view) = self.views.get_mut(account) {
+            view.list.hasten(at);
+        }
+    }
+
+    /// The site has changed: what it no longer names, and where nothing is left, is not listed.
+    pub(crate) fn forget_accounts(&mut self, cx: &Cx) {
+        self.note_former_accounts(cx);
+        let listed = self.listed_accounts(cx);
+        self.views.retain(|account, _| listed.contains(account));
+    }
+
+    /// The account's fleets have been listed since the start.
+    pub(crate) fn are_fleets_listed(&self, account: &Account) -> bool {
+        self.fleets_listed.contains(account)
+    }
+
+    pub(crate) fn fleets_listed(&mut self, account: &Account) {
+        self.fleets_listed.insert(account.clone());
     }
 
     pub(crate) fn take_listing(&mut self, cx: &mut Cx, account: &Account, started: u64, result: CloudResult) {
         let rescan_ms = u64::from(cx.site.settings.rescan_s) * 1000;
         let now = cx.now;
         let Some(view) = self.views.get_mut(account) else { return };
-        view.in_flight = false;
         match result {
             Ok(CloudReply::Instances(instances)) => {
-                view.next_at = now.mono_ms + rescan_ms;
-                let recovered = view.failures > 0;
-                view.failures = 0;
-                view.last_ok_unix_ms = Some(now.unix_ms);
-                view.last_error = None;
-                view.instances = instances.iter().filter(|instance| !instance.state.is_ended()).count();
+                let recovered = view.list.failures() > 0;
+                view.list.succeeded_until(now.mono_ms + rescan_ms);
+                view.shown.last_ok_unix_ms = Some(now.unix_ms);
+                view.shown.last_error = None;
+                view.shown.instances = instances.iter().filter(|instance| !instance.state.is_ended()).count();
                 view.fresh = Some((started, instances));
                 if cx.keeps_fleets(account) {
                     let cluster = cx.site.cluster.clone();
@@ -202,22 +256,16 @@ impl Sight {
                     Err(error) => (error.code, error.message),
                     Ok(reply) => ("UnexpectedReply".to_owned(), format!("{reply:?}")),
                 };
-                view.failures += 1;
-                let wait = backoff_ms(view.failures + 1, &mut cx.rng);
-                view.next_at = now.mono_ms + wait.max(if view.ready { 5_000 } else { 0 });
-                view.last_error = Some(format!("{code}: {message}"));
+                let least_ms = if view.ready { PATIENCE_MS } else { 0 };
+                view.list.failed_for(now.mono_ms, 1, least_ms, &mut cx.rng);
+                view.shown.last_error = Some(format!("{code}: {message}"));
                 let text =
                     format!("EC2 in {account} could not be listed, nothing is concluded from it: {message}");
                 cx.fact(cx.new_fact(FactKind::CloudUnknown, text).code(code));
             }
         }
     }
-}
 
-/// How soon that is tried again which did not reach slurmctld.
-const RESET_RETRY_MS: u64 = 5_000;
-
-impl Sight {
     /// slurmctld could not be reached: asked for anew after a look at the nodes, which a pass without a plugin waits for.
     pub(crate) fn take_reset(&mut self, cx: &mut Cx, nodes: &[String], result: SlurmResult) {
         if !matches!(result, Err(SlurmError::Unreachable { .. })) {
@@ -228,6 +276,7 @@ impl Sight {
                 node.reset_at = None;
             }
         }
-        self.slurm.ask_again(cx.now.mono_ms + RESET_RETRY_MS);
+        self.slurm.again = true;
+        self.slurm.load.delay(cx.now.mono_ms + RESET_RETRY_MS);
     }
 }

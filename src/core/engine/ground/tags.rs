@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::core::ec2_api::{CloudError, CloudRequest, CloudResult, ErrorClass};
 use crate::core::engine::cx::Cx;
 use crate::core::engine::cx::agenda::Agenda;
+use crate::core::engine::cx::attempt::{Attempt, Deadline};
 use crate::core::engine::cx::calls::Purpose;
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
@@ -27,8 +28,8 @@ pub(crate) struct Tags {
     attempts: BTreeMap<String, u32>,
     /// Nodes whose reservation could not be tagged as a whole: one missing instance must not hold up the others.
     alone: BTreeSet<String>,
-    /// A `Full` call is under way: they leave one at a time.
-    full_in_flight: bool,
+    /// `Full` calls leave one at a time.
+    full: Attempt,
 }
 
 impl Tags {
@@ -74,22 +75,19 @@ impl Tags {
         }
     }
 
-    pub(crate) fn write_tags(&mut self, cx: &mut Cx) {
+    pub(crate) fn write_tags(&mut self, cx: &mut Cx) -> Deadline {
         if cx.persisted.paused {
-            return;
+            return Deadline::NONE;
         }
-        self.write_node_tags(cx);
-        self.write_full_tags(cx);
+        self.write_node_tags(cx).or(self.write_full_tags(cx))
     }
 
-    fn write_node_tags(&mut self, cx: &mut Cx) {
+    fn write_node_tags(&mut self, cx: &mut Cx) -> Deadline {
         let due = self.node_tags.take_due(cx.now.mono_ms);
-        if let Some(next) = self.node_tags.next() {
-            cx.wake(next);
-        }
         for call in self.reservation_calls(cx, &due) {
             self.send_tags(cx, call);
         }
+        self.node_tags.next().into()
     }
 
     /// One call per reservation where one list serves all its instances, else one per instance.
@@ -158,21 +156,27 @@ impl Tags {
         }
     }
 
-    fn write_full_tags(&mut self, cx: &mut Cx) {
-        if self.full_in_flight {
-            return;
+    fn write_full_tags(&mut self, cx: &mut Cx) -> Deadline {
+        if self.full.in_flight() {
+            return Deadline::NONE;
         }
-        let now = cx.now.mono_ms;
         let Some((node, at)) = self.full_tags.first().map(|(node, at)| (node.clone(), at)) else {
-            return;
+            return Deadline::NONE;
         };
-        if at > now {
-            cx.wake(at);
-            return;
+        if at > cx.now.mono_ms {
+            return Deadline::at(at);
         }
         self.full_tags.remove(&node);
-        let Some(binding) = cx.persisted.bindings.get(&node) else { return };
-        let Some((group, _)) = cx.site.locate(&node) else { return };
+        if let Some(call) = self.full_call(cx, node) {
+            self.full.begin();
+            self.send_tags(cx, call);
+        }
+        Deadline::NONE
+    }
+
+    fn full_call(&self, cx: &Cx, node: String) -> Option<TagCall> {
+        let binding = cx.persisted.bindings.get(&node)?;
+        let (group, _) = cx.site.locate(&node)?;
         // With what the call before writes: an instance that counts as full must not lack it, whatever became of that call.
         let mut tags = if self.in_maintain_fleet(cx, &node) {
             self.fleet_tags(cx, binding).tags
@@ -185,15 +189,13 @@ impl Tags {
                 tags.insert(key.clone(), tag::fill(value, &node, &binding.addr, &binding.hostname));
             }
         }
-        let call = TagCall {
+        Some(TagCall {
             account: binding.account.clone(),
             nodes: vec![node],
             ids: vec![binding.instance_id.clone()],
             tags,
             level: TagLevel::Full,
-        };
-        self.full_in_flight = true;
-        self.send_tags(cx, call);
+        })
     }
 
     fn send_tags(&mut self, cx: &mut Cx, call: TagCall) {
@@ -214,7 +216,7 @@ impl Tags {
         result: CloudResult,
     ) {
         if level == TagLevel::Full {
-            self.full_in_flight = false;
+            self.full.answered();
         }
         // A node may have got another instance since: that one has its own call.
         let nodes = self.still_bound(cx, id, nodes);

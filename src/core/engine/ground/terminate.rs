@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Ending instances, in batches, until EC2 has confirmed it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::core::ec2_api::{CloudRequest, CloudResult};
 use crate::core::engine::cx::Cx;
-use crate::core::engine::cx::agenda::Agenda;
+use crate::core::engine::cx::attempt::{Batched, Deadline};
 use crate::core::engine::cx::calls::Purpose;
 use crate::core::fact::FactKind;
 use crate::core::limits::backoff_ms;
@@ -22,82 +22,49 @@ pub(crate) const ENDING_PATIENCE_MS: u64 = 60_000;
 /// 55 s, and the call may have to wait for a token.
 const REFUSED_PATIENCE_MS: u64 = 50_000;
 
-/// Instances of one account that have to go.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct EndQueue {
-    pub(crate) ids: BTreeSet<String>,
-    pub(crate) first: u64,
-    pub(crate) last: u64,
-    /// Intents whose call failed, and when it is sent again.
-    repeats: Agenda<u64>,
-}
-
-impl EndQueue {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ids.is_empty() && self.repeats.is_empty()
-    }
-}
-
 /// Orders to end instances, until EC2 has confirmed them.
 #[derive(Debug, Default)]
 pub(crate) struct Terminations {
-    pub(crate) queues: BTreeMap<Account, EndQueue>,
+    queues: BTreeMap<Account, Batched<String>>,
     /// When the order was given, by instance.
-    pub(crate) ended: BTreeMap<String, u64>,
-    /// Failures in a row, by intent.
-    attempts: BTreeMap<u64, u32>,
+    ended: BTreeMap<String, u64>,
 }
 
 impl Terminations {
-    pub(crate) fn end_instances(&mut self, cx: &mut Cx) {
-        if cx.persisted.paused {
-            return;
-        }
-        let settings = cx.site.settings.clone();
-        let accounts: Vec<Account> = self
-            .queues
-            .iter()
-            .filter(|(_, queue)| !queue.is_empty())
-            .map(|(account, _)| account.clone())
-            .collect();
-        for account in accounts {
-            self.repeat_terminations(cx, &account);
-            let Some(queue) = self.queues.get_mut(&account) else { continue };
-            if queue.ids.is_empty() {
-                continue;
-            }
-            let due = (queue.last + settings.batch_idle_ms).min(queue.first + settings.batch_max_ms);
-            if due > cx.now.mono_ms {
-                cx.wake(due);
-                continue;
-            }
-            let ids: Vec<String> = std::mem::take(&mut queue.ids).into_iter().collect();
-            for chunk in ids.chunks(MAX_IDS) {
-                self.terminate(cx, &account, chunk.to_vec());
-            }
-        }
-    }
-
-    fn terminate(&mut self, cx: &mut Cx, account: &Account, ids: Vec<String>) {
-        let request = CloudRequest::TerminateInstances { ids: ids.clone() };
-        let id = cx.record_intent(account, request.clone(), None);
-        let text = format!("{} instances in {account}", ids.len());
-        cx.fact(cx.new_fact(FactKind::TerminateSent, text).instances(ids));
-        cx.cloud(Purpose::Terminate { account: account.clone(), intent: id }, request);
-    }
-
-    fn repeat_terminations(&mut self, cx: &mut Cx, account: &Account) {
+    /// This instance has to go.
+    pub(crate) fn add(&mut self, cx: &Cx, account: &Account, id: String) {
         let now = cx.now.mono_ms;
-        let Some(queue) = self.queues.get_mut(account) else { return };
-        let due = queue.repeats.take_due(now);
-        let next = queue.repeats.next();
-        for intent in due {
-            let Some(request) = cx.open_request(intent) else { continue };
-            cx.cloud(Purpose::Terminate { account: account.clone(), intent }, request);
+        self.ended.insert(id.clone(), now);
+        self.queues.entry(account.clone()).or_default().add(id, now);
+    }
+
+    /// Another order ends the instance.
+    pub(crate) fn note_ended(&mut self, cx: &Cx, id: String) {
+        self.ended.insert(id, cx.now.mono_ms);
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queues.values().all(Batched::is_empty)
+    }
+
+    pub(crate) fn end_instances(&mut self, cx: &mut Cx) -> Deadline {
+        let mut deadline = Deadline::NONE;
+        if cx.persisted.paused {
+            return deadline;
         }
-        if let Some(at) = next {
-            cx.wake(at);
+        let (now, idle, longest) =
+            (cx.now.mono_ms, cx.site.settings.batch_idle_ms, cx.site.settings.batch_max_ms);
+        for (account, queue) in &mut self.queues {
+            for intent in queue.take_repeats(now) {
+                let Some(request) = cx.open_request(intent) else { continue };
+                cx.cloud(Purpose::Terminate { account: account.clone(), intent }, request);
+            }
+            for ids in queue.take_closed(now, idle, longest, MAX_IDS) {
+                terminate(cx, account, ids);
+            }
+            deadline = deadline.or(queue.next(idle, longest));
         }
+        deadline
     }
 
     pub(crate) fn take_terminated(&mut self, cx: &mut Cx, id: u64, result: CloudResult) {
@@ -116,17 +83,20 @@ impl Terminations {
                         .after_ms(after),
                 );
                 cx.record(Record::Outcome { id, outcome: Outcome::Done(reply) });
-                self.attempts.remove(&id);
+                if let Some(queue) = self.queues.get_mut(&intent.account) {
+                    queue.succeeded(id);
+                }
             }
             Err(error) => {
                 // Whatever the reason, an instance that should end is not forgotten: it costs money.
-                let attempts = self.attempts.entry(id).or_default();
-                *attempts += 1;
+                let queue = self.queues.entry(intent.account.clone()).or_default();
+                let failures = queue.failed(id);
                 let wait = if error.class.is_retryable() {
-                    backoff_ms(*attempts, &mut cx.rng)
+                    backoff_ms(failures, &mut cx.rng)
                 } else {
                     REFUSED_PATIENCE_MS
                 };
+                queue.repeat(id, cx.now.mono_ms + wait);
                 let text =
                     format!("{} instances in {} still run: {}", ids.len(), intent.account, error.message);
                 cx.fact(
@@ -134,21 +104,32 @@ impl Terminations {
                         .instances(ids.iter().cloned())
                         .code(error.code.clone()),
                 );
-                let at = cx.now.mono_ms + wait;
-                self.queues.entry(intent.account).or_default().repeats.set(id, at);
             }
         }
     }
 
     /// Whether the order to end this instance is under way or fresh.
     pub(crate) fn is_ending(&self, cx: &Cx, id: &str) -> bool {
-        self.queues.values().any(|queue| queue.ids.contains(id))
+        self.queues.values().any(|queue| queue.contains(id))
             || cx.ledger.is_ending(id)
             || self.ended.get(id).is_some_and(|at| cx.now.since(*at) < ENDING_PATIENCE_MS)
+    }
+
+    /// The order to end this instance was given a while ago or less.
+    pub(crate) fn was_ordered(&self, id: &str) -> bool {
+        self.ended.contains_key(id)
     }
 
     pub(crate) fn forget_ended(&mut self, cx: &Cx) {
         let now = cx.now;
         self.ended.retain(|_, at| now.since(*at) < 10 * ENDING_PATIENCE_MS);
     }
+}
+
+fn terminate(cx: &mut Cx, account: &Account, ids: Vec<String>) {
+    let request = CloudRequest::TerminateInstances { ids: ids.clone() };
+    let id = cx.record_intent(account, request.clone(), None);
+    let text = format!("{} instances in {account}", ids.len());
+    cx.fact(cx.new_fact(FactKind::TerminateSent, text).instances(ids));
+    cx.cloud(Purpose::Terminate { account: account.clone(), intent: id }, request);
 }

@@ -9,10 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::engine::cx::Cx;
-use crate::core::engine::cx::attempt::Turn;
+use crate::core::engine::cx::attempt::{Attempt, Deadline};
 use crate::core::engine::cx::calls::Purpose;
 use crate::core::engine::cx::nodes::{Desire, Node};
-use crate::core::engine::ground::Ground;
 use crate::core::fact::FactKind;
 use crate::core::record::Binding;
 use crate::core::site::{NodeGroup, Site};
@@ -22,7 +21,7 @@ use crate::core::slurm_api::{NodeUpdate, SlurmRequest, SlurmResult};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Weights {
     due: BTreeSet<String>,
-    turn: Turn,
+    attempt: Attempt,
     /// What slurmctld has is asked for before anything is written.
     unread: bool,
     /// Raised whenever slurmctld may have gone back to slurm.conf: an answer to what was sent before says nothing.
@@ -38,7 +37,7 @@ impl Weights {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.due.is_empty() && !self.turn.in_flight()
+        self.due.is_empty() && !self.attempt.in_flight()
     }
 
     pub(crate) fn touch(&mut self, node: &str) {
@@ -61,72 +60,55 @@ fn wanted(group: &NodeGroup, node: &Node, binding: Option<&Binding>) -> Option<u
     }
 }
 
-impl Ground {
-    /// slurmctld may have gone back to the weights of slurm.conf.
-    pub(crate) fn forget_weights(&mut self) {
-        let weights = &mut self.weights;
-        weights.round += 1;
-        if !weights.on {
-            return;
+impl Weights {
+    /// slurmctld may have gone back to the weights of slurm.conf. True if it is to be asked what it has.
+    pub(crate) fn forget(&mut self, cx: &mut Cx) -> bool {
+        self.round += 1;
+        if !self.on {
+            return false;
         }
-        for (name, node) in &mut self.cx.nodes {
+        for (name, node) in &mut cx.nodes {
             node.slurm_weight = None;
-            weights.touch(name);
+            self.touch(name);
         }
-        weights.unread = true;
-        self.sight.load_slurm_again(&self.cx);
+        self.unread = true;
+        true
     }
 
     /// Other rules: every node may be weighed anew.
-    pub(crate) fn weigh_by_new_site(&mut self) {
-        let Weights { turn, round, .. } = self.weights;
-        self.weights = Weights { turn: turn.forgiven(), round, ..Weights::of(&self.cx.site) };
-        self.forget_weights();
+    pub(crate) fn of_new_site(&self, site: &Site) -> Self {
+        Self { attempt: self.attempt.forgiven(), round: self.round, ..Self::of(site) }
     }
 
-    /// One update for each weight, one after the other.
-    pub(crate) fn set_weights(&mut self) {
-        for node in std::mem::take(&mut self.cx.changed.weights) {
-            self.weights.touch(&node);
+    /// One update for each weight, one after the other; none before slurmctld's nodes are known.
+    pub(crate) fn set(&mut self, cx: &mut Cx, slurm_known: bool) -> Deadline {
+        for node in std::mem::take(&mut cx.changed.weights) {
+            self.touch(&node);
         }
-        if self.weights.due.is_empty()
-            || self.weights.turn.in_flight()
-            || self.weights.unread
-            || !self.sight.slurm.is_known()
-        {
-            return;
+        if self.due.is_empty() || self.attempt.in_flight() || self.unread || !slurm_known {
+            return Deadline::NONE;
         }
-        if let Some(at) = self.weights.turn.waits_until(self.cx.now.mono_ms) {
-            self.cx.wake(at);
-            return;
+        if let Some(at) = self.attempt.waits_until(cx.now.mono_ms) {
+            return Deadline::at(at);
         }
         let mut wrong: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-        for name in std::mem::take(&mut self.weights.due) {
-            if let Some(weight) = self.weights.wrong_weight(&self.cx, &name) {
+        for name in std::mem::take(&mut self.due) {
+            if let Some(weight) = wrong_weight(cx, &name) {
                 wrong.entry(weight).or_default().push(name);
             }
         }
-        let Some((weight, nodes)) = wrong.pop_first() else { return };
-        self.weights.due.extend(wrong.into_values().flatten());
-        self.weights.turn.begin();
+        let Some((weight, nodes)) = wrong.pop_first() else { return Deadline::NONE };
+        self.due.extend(wrong.into_values().flatten());
+        self.attempt.begin();
         let update = NodeUpdate { names: nodes.clone(), weight: Some(weight), ..NodeUpdate::default() };
-        let round = self.weights.round;
-        self.cx.slurm_call(Purpose::Weigh { nodes, weight, round }, SlurmRequest::UpdateNodes(update));
+        let round = self.round;
+        cx.slurm_call(Purpose::Weigh { nodes, weight, round }, SlurmRequest::UpdateNodes(update));
+        Deadline::NONE
     }
-}
 
-impl Weights {
     /// slurmctld has said what it has.
     pub(crate) fn weights_read(&mut self) {
         self.unread = false;
-    }
-
-    /// The weight that this node should have and, as far as is known, has not.
-    fn wrong_weight(&self, cx: &Cx, name: &str) -> Option<u32> {
-        let (group, _) = cx.site.locate(name)?;
-        let node = cx.nodes.get(name)?;
-        let weight = wanted(group, node, cx.persisted.bindings.get(name))?;
-        (node.slurm_weight != Some(weight) && !cx.is_locked(name)).then_some(weight)
     }
 
     pub(crate) fn take_weighed(
@@ -139,7 +121,7 @@ impl Weights {
     ) {
         match result {
             Ok(_) => {
-                self.turn.succeeded();
+                self.attempt.succeeded();
                 if round == self.round {
                     for name in &nodes {
                         if let Some(node) = cx.nodes.get_mut(name) {
@@ -151,11 +133,19 @@ impl Weights {
                 cx.fact(cx.new_fact(FactKind::WeightsSet, text).nodes(&nodes));
             }
             Err(error) => {
-                self.turn.failed(cx.now.mono_ms, 0, &mut cx.rng);
+                self.attempt.failed(cx.now.mono_ms, 0, &mut cx.rng);
                 cx.fact(cx.new_fact(FactKind::SlurmUnknown, error.to_string()).nodes(&nodes));
             }
         }
         // What each should have may be another by now, or what was written undone.
         self.due.extend(nodes);
     }
+}
+
+/// The weight that this node should have and, as far as is known, has not.
+fn wrong_weight(cx: &Cx, name: &str) -> Option<u32> {
+    let (group, _) = cx.site.locate(name)?;
+    let node = cx.nodes.get(name)?;
+    let weight = wanted(group, node, cx.persisted.bindings.get(name))?;
+    (node.slurm_weight != Some(weight) && !cx.is_locked(name)).then_some(weight)
 }

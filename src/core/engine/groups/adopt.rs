@@ -24,7 +24,7 @@ impl GroupFleets {
         started: u64,
         fleets: &[Fleet],
     ) {
-        g.sight.fleets_listed.insert(account.clone());
+        g.sight.fleets_listed(account);
         for fleet in fleets {
             let stem = match (fleet.tags.get(tag::PARTITION), fleet.tags.get(tag::GROUP)) {
                 (Some(partition), Some(group)) if !fleet.tags.contains_key(tag::NODE) => {

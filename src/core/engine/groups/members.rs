@@ -82,7 +82,7 @@ impl GroupFleets {
             self.states.get(stem).map(|state| state.awaiting.keys().cloned().collect()).unwrap_or_default();
         let waiting: Vec<String> = waiting.into_iter().filter(|node| g.cx.wants_instance(node)).collect();
         self.note_seen(g, &instances, &waiting, before_raise);
-        let known = g.sight.slurm.is_known() && g.sight.view_ready(account);
+        let known = g.sight.is_slurm_known() && g.sight.view_ready(account);
         if known {
             g.adopt(account, &mut Strangers::of(&instances));
         }
@@ -120,7 +120,7 @@ impl GroupFleets {
         let (past, free): (Vec<_>, Vec<_>) = free.into_iter().partition(|instance| {
             matches!(instance.state, InstanceState::Stopping | InstanceState::Stopped)
                 || was_named(instance)
-                || g.terminations.ended.contains_key(&instance.id)
+                || g.terminations.was_ordered(&instance.id)
         });
         let free = free.into_iter().filter(|instance| instance.private_ip.is_some()).collect();
         let (pairs, rest) = self.pair(g, waiting, free);

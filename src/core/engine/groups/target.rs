@@ -56,7 +56,7 @@ impl GroupFleets {
         // Before EC2 and Slurm are known, what is bound is not known either, and a target would be a guess.
         let account =
             fleet.as_ref().map(|fleet| &fleet.account).or(group.as_ref().map(|group| &group.account));
-        let known = g.sight.slurm.is_known() && account.is_some_and(|account| g.sight.view_ready(account));
+        let known = g.sight.is_slurm_known() && account.is_some_and(|account| g.sight.view_ready(account));
         let state = self.states.entry(stem.to_owned()).or_default();
         let in_flight = state.in_flight;
         let ending = fleet.as_ref().is_some_and(|fleet| g.deletions.is_fleet_ending(&g.cx, &fleet.fleet_id));
@@ -78,7 +78,7 @@ impl GroupFleets {
         }
         match (fleet, group) {
             // The account's fleets must have been listed once: a fleet is never made twice.
-            (None, Some(group)) if spot + on_demand > 0 && g.sight.fleets_listed.contains(&group.account) => {
+            (None, Some(group)) if spot + on_demand > 0 && g.sight.are_fleets_listed(&group.account) => {
                 let token = g.cx.new_token();
                 let request =
                     CloudRequest::CreateFleet(Box::new(group_fleet_request(&g.cx.site, &group, &token)));

@@ -123,10 +123,8 @@ impl Hibernation {
         let now = g.cx.now.mono_ms;
         let mut listed = false;
         for node in g.sleepers.overdue.keys() {
-            if let Some((group, _)) = g.cx.site.locate(node)
-                && let Some(view) = g.sight.views.get_mut(&group.account)
-            {
-                listed |= view.list_now(now);
+            if let Some((group, _)) = g.cx.site.locate(node) {
+                listed |= g.sight.list_now(&g.cx, &group.account);
             }
         }
         if listed {

@@ -44,7 +44,6 @@ impl NodeFleets {
         }
         self.move_on_from_empty_pools(g, launching);
         self.poll_fleets(g);
-        g.deletions.delete_fleets(&mut g.cx);
     }
 
     /// A pool that stayed silent is left for the next one; when all are used up, on-demand or a report.
@@ -192,7 +191,7 @@ impl NodeFleets {
     /// Fleets with our tag that the journal does not know, and fleets of nodes that are down.
     pub(crate) fn take_fleets(&mut self, g: &mut Ground, account: &Account, fleets: Vec<Fleet>) {
         // Whose a fleet is, is not known before slurmctld's nodes and EC2's instances are.
-        if !g.sight.slurm.is_known() || !g.sight.view_ready(account) {
+        if !g.sight.is_slurm_known() || !g.sight.view_ready(account) {
             return;
         }
         let grace = u64::from(g.cx.site.settings.orphan_grace_s) * 1000;

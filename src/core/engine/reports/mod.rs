@@ -13,8 +13,7 @@ impl Engine {
     pub fn cloud_reports(&self) -> Vec<CloudReport> {
         self.g
             .sight
-            .views
-            .iter()
+            .cloud_shown()
             .map(|(account, view)| CloudReport {
                 region: account.region.clone(),
                 profile: account.profile.clone(),
@@ -41,8 +40,8 @@ impl Engine {
     #[must_use]
     pub fn slurm_report(&self) -> SlurmReport {
         SlurmReport {
-            loaded_unix_ms: self.g.sight.slurm.last_ok_unix_ms,
-            error: self.g.sight.slurm.last_error.clone(),
+            loaded_unix_ms: self.g.sight.slurm_shown().last_ok_unix_ms,
+            error: self.g.sight.slurm_shown().last_error.clone(),
             updates: self.g.cx.calls.slurm_updates,
             ..SlurmReport::default()
         }

@@ -80,7 +80,7 @@ impl Engine {
     /// What leaves `ms` later.
     fn leaving_after(&mut self, ms: u64) -> Vec<String> {
         self.g.cx.now = self.g.cx.now.plus(ms);
-        self.g.cx.send_outbox();
+        let _ = self.g.cx.send_outbox();
         let effects = std::mem::take(&mut self.g.cx.step.effects);
         effects
             .iter()
