@@ -11,7 +11,9 @@ SEEDS ?= 1000
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 SHIM = $(TARGET)/shim/job_submit_ec2_fleet.so
 # Optimised, and without the AWS SDK: a minute to compile.
-SIM = --locked --no-default-features --profile sim
+SIM = --locked --profile sim --package slurm-ec2-fleet-sim
+# What is installed: the library, and the members that have programs.
+PRODUCT = --package slurm-ec2-fleet --package slurm-ec2-fleet-cli --package slurm-ec2-fleet-emulator
 PROGRAMS = ec2fleet ec2fleet-resume ec2fleet-suspend ec2fleet-resume-fail
 
 # Debian packages for building (a C compiler, libclang for bindgen, Slurm's public headers), for running a real cluster on
@@ -23,19 +25,19 @@ PACKAGES = gcc libc6-dev libclang-dev libslurm-dev munge slurmctld slurmd slurm-
 .PHONY: build shim demo test test-python test-sim test-releases test-packages packages lint bench sim deps install help
 
 build: shim ## build everything (development profile)
-	$(CARGO) build --locked --all-targets
+	$(CARGO) build --locked --workspace --all-targets
 
 # One second, for the Slurm whose headers are in SLURM_INCLUDE/slurm; slurmctld loads only a shim of its exact release.
 shim: ## build the part that slurmctld's release decides: make shim SLURM_INCLUDE=/usr/include
 	+$(MAKE) --no-print-directory -C c_shim SLURM_INCLUDE='$(abspath $(SLURM_INCLUDE))' OUT='$(abspath $(dir $(SHIM)))'
 
 demo: deps shim ## a real cluster on this machine, with EC2 emulated: one job from sbatch to terminated instances
-	$(CARGO) build --locked --lib --bins --example demo
-	$(TARGET)/debug/examples/demo
+	$(CARGO) build --locked $(PRODUCT) --package slurm-ec2-fleet-demo
+	$(TARGET)/debug/demo
 
 # cargo comes last: its closing lines are the result.
 test: deps lint build test-python test-sim ## every check; what CI runs
-	$(CARGO) test --locked --no-fail-fast
+	$(CARGO) test --locked --workspace --no-fail-fast
 
 test-python: build
 	set -e; for suite in tests/*/run.sh; do if [ -x "$$suite" ]; then echo "== $$suite"; "$$suite"; fi; done
@@ -54,24 +56,24 @@ test-packages: build ## install, upgrade, remove and purge packages of the devel
 	tests/releases/packages.sh '$(TARGET)/debug' $(SUITES)
 
 bench: shim ## measure and print a table; PROFILE=dev for the development build, PARTS='engine thousand' for some of it
-	$(CARGO) build --locked --profile $(or $(PROFILE),release) --lib --bins --example bench
-	$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(or $(PROFILE),release))/examples/bench $(PARTS)
+	$(CARGO) build --locked --profile $(or $(PROFILE),release) $(PRODUCT) --package slurm-ec2-fleet-bench
+	$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(or $(PROFILE),release))/bench $(PARTS)
 
 lint: ## formatting and clippy
 	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --check; \
 		else echo "lint: cargo fmt is not installed (rustup component add rustfmt); formatting is not checked"; fi
-	@if $(CARGO) clippy --version >/dev/null 2>&1; then $(CARGO) clippy --locked --all-targets -- -D warnings; \
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then $(CARGO) clippy --locked --workspace --all-targets -- -D warnings; \
 		else echo "lint: cargo clippy is not installed (rustup component add clippy); lints are not checked"; fi
 
 sim: ## simulate clusters: make sim SEEDS=N [JOBS=N]; a failing seed is replayed by SEED=N
-	$(CARGO) build $(SIM) --example sim
-	$(TARGET)/sim/examples/sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
+	$(CARGO) build $(SIM) --bin sim
+	$(TARGET)/sim/sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
 deps: ## install the missing system packages (as root), or print the line that does it
 	@deploy/deps.sh $(PACKAGES)
 
 install: shim ## install into DESTDIR/PREFIX, and the plugin into the installed Slurm's plugin folder (or PLUGIN_DIR)
-	$(CARGO) build --locked --release --lib --bins
+	$(CARGO) build --locked --release $(PRODUCT)
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' PLUGIN_DIR='$(PLUGIN_DIR)' \
 		deploy/install.sh '$(TARGET)/release' '$(SHIM)' $(PROGRAMS) ec2-emulator
 

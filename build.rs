@@ -7,11 +7,9 @@ fn main() {
     println!("cargo:rerun-if-changed=c_shim/plugin_abi.h");
     // slurmctld calls dlclose after fini; code that a late thread still runs must stay mapped.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
-    #[cfg(feature = "aws")]
     plugin_abi();
 }
 
-#[cfg(feature = "aws")]
 fn plugin_abi() {
     use std::env;
     use std::path::PathBuf;

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::numbers::{Numbers, percentile};
-use super::rig::cluster::{Cluster, Options};
-use super::rig::instances::{Verb, write_program};
-use super::rig::slurm::has_state;
-use super::rig::{Outcome, wait};
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::instances::{Verb, write_program};
+use ec2fleet_rig::slurm::has_state;
+use ec2fleet_rig::{Outcome, wait};
 
 /// A cluster whose instances boot nothing.
 pub fn cluster(nodes: u32, more: Options) -> Outcome<Cluster> {
@@ -48,7 +48,7 @@ fn calls_since(cluster: &Cluster, before: &BTreeMap<String, u64>) -> Outcome<BTr
 
 /// RPCs that slurmctld has served, by `sdiag`.
 fn rpcs(cluster: &Cluster) -> Outcome<BTreeMap<String, u64>> {
-    let text = super::rig::process::run(&mut cluster.slurm.command("sdiag"))?;
+    let text = ec2fleet_rig::process::run(&mut cluster.slurm.command("sdiag"))?;
     Ok(text
         .lines()
         .filter_map(|line| {
@@ -316,7 +316,7 @@ pub fn sbatch(numbers: &mut Numbers) -> Outcome<()> {
             }
             // The first reconcile pass and slurmctld's own start are over.
             std::thread::sleep(Duration::from_secs(3));
-            super::rig::process::run(cluster.slurm.command("sdiag").arg("--reset"))?;
+            ec2fleet_rig::process::run(cluster.slurm.command("sdiag").arg("--reset"))?;
             let start = Instant::now();
             let mut clients = Vec::new();
             for _ in 0..JOBS {
@@ -369,7 +369,7 @@ pub fn sbatch(numbers: &mut Numbers) -> Outcome<()> {
 /// Of the main scheduler since `sdiag --reset`. It gathers submissions for some seconds, so its first cycle may be still to come.
 fn mean_cycle_us(cluster: &Cluster) -> Outcome<Option<f64>> {
     for _ in 0..100 {
-        let text = super::rig::process::run(&mut cluster.slurm.command("sdiag"))?;
+        let text = ec2fleet_rig::process::run(&mut cluster.slurm.command("sdiag"))?;
         let cycle =
             text.lines().find_map(|line| line.trim().strip_prefix("Mean cycle:")?.trim().parse().ok());
         if cycle.is_some() {

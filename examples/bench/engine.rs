@@ -5,24 +5,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use slurm_ec2_fleet::core::ec2_api::{CloudReply, CloudRequest, Instance, InstanceState};
-use slurm_ec2_fleet::core::engine::{Engine, EngineOptions, PowerSource};
-use slurm_ec2_fleet::core::event::{Effect, Event};
-use slurm_ec2_fleet::core::fleet_spec::{
+use ec2fleet_core::ec2_api::{CloudReply, CloudRequest, Instance, InstanceState};
+use ec2fleet_core::engine::{Engine, EngineOptions, PowerSource};
+use ec2fleet_core::event::{Effect, Event};
+use ec2fleet_core::fleet_spec::{
     LaunchTemplateOverride, LaunchTemplateSpecification, OnDemandOptions, SpotOptions,
 };
-use slurm_ec2_fleet::core::record::{Binding, Persisted};
-use slurm_ec2_fleet::core::site::{
+use ec2fleet_core::record::{Binding, Persisted};
+use ec2fleet_core::site::{
     Account, FleetScope, Hibernation, Lifecycle, NodeGroup, NodeNaming, Settings, Site,
 };
-use slurm_ec2_fleet::core::slurm_api::{
-    NodeBase, NodeFlags, PowerReading, SlurmNode, SlurmReply, SlurmRequest,
-};
-use slurm_ec2_fleet::core::tag;
-use slurm_ec2_fleet::core::time::Now;
+use ec2fleet_core::slurm_api::{NodeBase, NodeFlags, PowerReading, SlurmNode, SlurmReply, SlurmRequest};
+use ec2fleet_core::tag;
+use ec2fleet_core::time::Now;
 
 use super::numbers::{Numbers, percentile};
-use super::rig::Outcome;
+use ec2fleet_rig::Outcome;
 
 const REPEATS: usize = 9;
 

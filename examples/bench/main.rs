@@ -5,9 +5,6 @@
 //! (target/bench.json). Comparisons are made within one run, so that their ratio means something on any machine; no number
 //! makes it fail. Arguments choose parts: `engine`, `event`, `thousand`, `scan`, `sbatch`, `tool`.
 
-#[path = "../../tests/e2e/rig/mod.rs"]
-mod rig;
-
 mod cluster;
 mod engine;
 mod numbers;
@@ -16,8 +13,8 @@ mod tool;
 use std::process::{Command, ExitCode};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ec2fleet_rig::{Outcome, paths};
 use numbers::Numbers;
-use rig::{Outcome, paths};
 use serde_json::json;
 
 type Part = (&'static str, fn(&mut Numbers) -> Outcome<()>);
@@ -94,7 +91,7 @@ fn commit() -> String {
 fn size(numbers: &mut Numbers) -> Outcome<()> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let stripped = folder.path().join("library.so");
-    rig::process::run(
+    ec2fleet_rig::process::run(
         Command::new("strip").args(["--strip-unneeded", "-o"]).arg(&stripped).arg(paths::library()?),
     )?;
     let bytes = std::fs::metadata(&stripped).map_err(|e| e.to_string())?.len();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::cluster::cluster;
 use super::numbers::{Numbers, percentile};
-use super::rig::cluster::{Cluster, Options};
-use super::rig::{Outcome, paths, process, wait};
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::{Outcome, paths, process, wait};
 
 const NODES: u32 = 10_000;
 const UP: u32 = 1_000;

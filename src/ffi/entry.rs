@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::abi;
 use super::boundary::boundary;
 use super::host::{Host, Table};
-use crate::runtime::plugin::Plugin;
-use crate::slurm::controller::HostLogLevel;
+use ec2fleet_runtime::plugin::Plugin;
+use ec2fleet_slurm::controller::HostLogLevel;
 
 static RUNNING: Mutex<Option<Plugin>> = Mutex::new(None);
 

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 
 use super::abi;
 use super::boundary::boundary;
-use crate::core::hostlist;
-use crate::core::slurm_api::{
+use ec2fleet_core::hostlist;
+use ec2fleet_core::slurm_api::{
     NodeBase, NodeFlags, NodeStateChange, NodeUpdate, PowerReading, SlurmError, SlurmNode,
 };
-use crate::runtime::plugin::PluginOptions;
-use crate::slurm::controller::{Controller, HostLogLevel};
+use ec2fleet_runtime::plugin::PluginOptions;
+use ec2fleet_slurm::controller::{Controller, HostLogLevel};
 
 /// Error numbers from here on are slurmctld's answers; those below are of the way to it (slurm_errno.h).
 const FIRST_ANSWER: i32 = 2000;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The C boundary to slurmctld: the only unsafe code of the crate.
+//! The C boundary to slurmctld: the only unsafe code of the project.
 //!
 //! `c_shim/plugin_abi.h` is the contract and `docs/plugin-abi.md` explains it. Three rules are kept here:
 //! no panic leaves through a C function ([`boundary`]); slurmctld is called from one thread, the one that owns the

@@ -1,28 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The module map of docs/architecture.md, held by reading the sources: which module may know which.
+//! The map of docs/architecture.md: which crate may depend on which, and what Cargo does not hold by itself.
 
+mod members;
 mod specification;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A layer of src/ and the layers that it may name. Arrows point down only.
-const LAYERS: &[(&str, &[&str])] = &[
-    ("core", &[]),
-    ("config", &["core"]),
-    ("cloud", &["core"]),
-    ("slurm", &["core"]),
-    ("journal", &["core"]),
-    ("observe", &["core"]),
-    // Another party's view of EC2 must not share code with what it is there to test.
-    ("emulator", &[]),
-    ("driver", &["core", "journal"]),
-    ("runtime", &["core", "config", "cloud", "slurm", "journal", "driver", "observe"]),
-    ("ffi", &["core", "config", "cloud", "slurm", "journal", "observe", "runtime"]),
-    ("cli", &["core", "config", "cloud", "slurm", "journal", "observe", "runtime"]),
-    ("bin", &["core", "config", "cloud", "slurm", "journal", "observe", "runtime", "cli", "emulator"]),
-];
+use members::{Kind, Member};
 
 /// Words that a pure layer has no use for: time, files, network, threads and what would bring them.
 const IMPURE: &[&str] = &[
@@ -49,15 +34,6 @@ const IMPURE: &[&str] = &[
     "fastrand::choice",
 ];
 
-const AWS: &[&str] = &[
-    "aws_sdk_ec2",
-    "aws_config",
-    "aws_sdk_sts",
-    "aws_credential_types",
-    "aws_runtime",
-    "aws_smithy_http_client",
-];
-
 struct Source {
     /// Below the root of the project, with `/`.
     path: String,
@@ -71,10 +47,11 @@ impl Source {
         Self { path: path.into(), code: lines.collect::<Vec<_>>().join("\n") }
     }
 
-    /// The directory or file directly below src/.
-    fn layer(&self) -> Option<&str> {
-        let rest = self.path.strip_prefix("src/")?;
-        Some(rest.split_once('/').map_or(rest.trim_end_matches(".rs"), |(layer, _)| layer))
+    fn is_of(&self, member: &str) -> bool {
+        self.path
+            .strip_prefix("crates/")
+            .and_then(|rest| rest.strip_prefix(member))
+            .is_some_and(|rest| rest.starts_with('/'))
     }
 
     fn has_word(&self, word: &str) -> bool {
@@ -84,93 +61,16 @@ impl Source {
                 && !self.code[at + word.len()..].starts_with(part_of_name)
         })
     }
-
-    /// The modules that follow `root` (`crate::`, or the crate's name in programs), also in braces.
-    fn names_after(&self, root: &str) -> BTreeSet<String> {
-        let mut names = BTreeSet::new();
-        for (at, _) in self.code.match_indices(root) {
-            if self.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
-                continue;
-            }
-            let rest = &self.code[at + root.len()..];
-            if let Some(group) = rest.strip_prefix('{') {
-                names.extend(heads_of_group(group));
-            } else {
-                names.insert(identifier(rest).to_owned());
-            }
-        }
-        names
-    }
 }
 
-fn identifier(text: &str) -> &str {
-    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len());
-    &text[..end]
-}
-
-/// `a::{b, c}, d}…` gives `a` and `d`: the first names of a group whose brace is already open.
-fn heads_of_group(text: &str) -> Vec<String> {
-    let (mut heads, mut depth, mut at_head) = (Vec::new(), 0, true);
-    for (at, c) in text.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => at_head = true,
-            c if at_head && !c.is_whitespace() => {
-                heads.push(identifier(&text[at..]).to_owned());
-                at_head = false;
-            }
-            _ => {}
-        }
-    }
-    heads
-}
-
-/// Uses that point upwards or sideways.
-fn wrong_arrows(sources: &[Source]) -> Vec<String> {
-    let layers: BTreeMap<&str, &[&str]> = LAYERS.iter().copied().collect();
-    let mut wrong = Vec::new();
-    for source in sources {
-        let Some(layer) = source.layer().filter(|layer| *layer != "lib") else { continue };
-        let Some(below) = layers.get(layer) else {
-            wrong.push(format!("{}: the layer {layer} is not on the map", source.path));
-            continue;
-        };
-        let mut used = source.names_after("crate::");
-        used.extend(source.names_after("slurm_ec2_fleet::"));
-        // A layer's own root file reaches its siblings by `super` too.
-        if source.path == format!("src/{layer}/mod.rs") || source.path == format!("src/{layer}.rs") {
-            used.extend(source.names_after("super::"));
-        }
-        for name in used {
-            if layers.contains_key(name.as_str()) && name != layer && !below.contains(&name.as_str()) {
-                wrong.push(format!("{}: {layer} must not know {name}", source.path));
-            }
-        }
-    }
-    wrong
-}
-
-/// Places outside of src/cloud/ec2 that name a crate of the AWS SDK.
-fn sdk_elsewhere(sources: &[Source]) -> Vec<String> {
-    sources
-        .iter()
-        .filter(|source| source.path != "src/cloud/ec2.rs" && !source.path.starts_with("src/cloud/ec2/"))
-        .flat_map(|source| AWS.iter().filter(|word| source.has_word(word)).map(move |word| (source, word)))
-        .map(|(source, word)| format!("{}: {word}", source.path))
-        .collect()
-}
-
-/// `config` reads its own files; beyond that both layers are functions of their arguments.
+/// `config` reads its own files; beyond that both crates are functions of their arguments.
 fn impurities(sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources {
-        let may_read = match source.layer() {
-            Some("core") => false,
-            Some("config") => true,
-            _ => continue,
-        };
+        let may_read = source.is_of("config");
+        if !may_read && !source.is_of("core") {
+            continue;
+        }
         for word in IMPURE {
             if source.has_word(word) && !(may_read && *word == "std::fs") {
                 found.push(format!("{}: {word}", source.path));
@@ -183,7 +83,17 @@ fn impurities(sources: &[Source]) -> Vec<String> {
 fn unsafe_elsewhere(sources: &[Source]) -> Vec<String> {
     sources
         .iter()
-        .filter(|source| source.layer() != Some("ffi") && source.has_word("unsafe"))
+        .filter(|source| !source.path.starts_with("src/ffi/") && source.has_word("unsafe"))
+        .map(|source| source.path.clone())
+        .collect()
+}
+
+/// A file is a module of one crate: one that is compiled into two is checked, and its tests run, twice.
+fn included_by_path(sources: &[Source]) -> Vec<String> {
+    let attribute = concat!("#[", "path");
+    sources
+        .iter()
+        .filter(|source| source.code.contains(attribute))
         .map(|source| source.path.clone())
         .collect()
 }
@@ -209,34 +119,64 @@ fn relative(path: &Path) -> String {
     path.strip_prefix(root()).expect("below the root").to_string_lossy().replace('\\', "/")
 }
 
-fn our_sources() -> Vec<Source> {
+fn sources_in(folders: &[&str]) -> Vec<Source> {
     let mut paths = Vec::new();
-    files_below(&root().join("src"), &mut paths);
+    for folder in folders {
+        files_below(&root().join(folder), &mut paths);
+    }
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
-    assert!(paths.len() > 20, "src/ was found");
+    assert!(paths.len() > 5, "{folders:?} were found");
     paths.iter().map(|path| Source::new(relative(path), &fs::read_to_string(path).expect("text"))).collect()
 }
 
 #[test]
 fn arrows_point_down() {
-    assert_eq!(wrong_arrows(&our_sources()), [] as [String; 0]);
+    assert_eq!(members::wrong_arrows(&members::all()), [] as [String; 0]);
 }
 
 #[test]
-fn one_module_names_the_aws_sdk() {
-    let sources = our_sources();
-    assert_eq!(sdk_elsewhere(&sources), [] as [String; 0]);
-    assert!(sources.iter().any(|source| source.path == "src/cloud/ec2.rs" && source.has_word("aws_sdk_ec2")));
+fn one_crate_names_the_aws_sdk() {
+    let members = members::all();
+    assert_eq!(members::sdk_elsewhere(&members), [] as [String; 0]);
+    let ec2 = members.iter().find(|member| member.name == "ec2").expect("crates/ec2");
+    assert!(ec2.outside(Kind::Normal).contains("aws-sdk-ec2"));
+}
+
+/// What one of these lists gains is compiled into everything above it.
+#[test]
+fn core_and_the_plugin_depend_on_what_they_need_and_no_more() {
+    let members = members::all();
+    let outside = |name: &str| {
+        let member = members.iter().find(|member| member.name == name).expect(name);
+        member.outside(Kind::Normal).into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(outside("core"), ["fastrand", "indexmap", "schemars", "serde", "serde_json", "thiserror"]);
+    assert_eq!(outside("plugin"), ["indexmap", "libc"]);
+}
+
+/// Also not through others: a web framework and a command line are for programs.
+#[test]
+fn slurmctld_loads_no_web_framework_and_no_command_line() {
+    let loaded = members::tree_of("slurm-ec2-fleet");
+    assert!(loaded.contains("aws-sdk-ec2"), "{loaded:?}");
+    for name in ["axum", "clap", "clap_builder", "insta", "proptest", "ureq"] {
+        assert!(!loaded.contains(name), "{name}");
+    }
 }
 
 #[test]
 fn core_and_config_are_pure() {
-    assert_eq!(impurities(&our_sources()), [] as [String; 0]);
+    assert_eq!(impurities(&sources_in(&["crates"])), [] as [String; 0]);
 }
 
 #[test]
 fn unsafe_code_is_at_the_c_boundary_only() {
-    assert_eq!(unsafe_elsewhere(&our_sources()), [] as [String; 0]);
+    assert_eq!(unsafe_elsewhere(&sources_in(&["src", "crates"])), [] as [String; 0]);
+}
+
+#[test]
+fn no_file_is_compiled_into_two_crates() {
+    assert_eq!(included_by_path(&sources_in(&["src", "crates", "tests", "examples"])), [] as [String; 0]);
 }
 
 /// What these SDK features bring has no place in slurmctld: a SIGCHLD handler and child processes, a browser login.
@@ -250,57 +190,20 @@ fn the_sdk_starts_no_process() {
             assert!(!line.contains(feature), "{line}");
         }
     }
-}
-
-/// The simulator compiles these three layers, optimised, in a minute. A dependency of theirs on the SDK would make that ten.
-const WITHOUT_THE_SDK: &[&str] = &["core", "driver", "journal"];
-
-fn modules_without_the_feature(lib: &str) -> Vec<&str> {
-    let mut gated = false;
-    let mut free = Vec::new();
-    for line in lib.lines() {
-        if let Some(name) = line.strip_prefix("pub mod ").and_then(|rest| rest.strip_suffix(';'))
-            && !gated
-        {
-            free.push(name);
-        }
-        gated = line == r#"#[cfg(feature = "aws")]"#;
-    }
-    free
-}
-
-#[test]
-fn the_simulator_is_built_without_the_sdk() {
-    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
-    assert!(manifest.contains(r#"default = ["aws"]"#), "an ordinary build is the whole product");
-    for line in manifest.lines().filter(|line| line.starts_with("aws-")) {
-        assert!(line.contains("optional = true"), "{line}");
-    }
-    let lib = fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs");
-    assert_eq!(modules_without_the_feature(&lib), WITHOUT_THE_SDK);
-    for name in WITHOUT_THE_SDK {
-        let (_, below) = LAYERS.iter().find(|(layer, _)| layer == name).expect("a layer");
-        assert!(below.iter().all(|layer| WITHOUT_THE_SDK.contains(layer)), "{name} stands on {below:?}");
-    }
-    let conditional: Vec<String> = our_sources()
-        .into_iter()
-        .filter(|source| source.path != "src/lib.rs" && source.code.contains("cfg(feature"))
-        .map(|source| source.path)
-        .collect();
-    assert_eq!(conditional, [] as [String; 0], "one place knows of the feature");
+    assert_eq!(members::with_features_of_their_own(&members::all()), [] as [String; 0]);
 }
 
 #[test]
 fn every_source_names_its_licence() {
     let mut paths = Vec::new();
-    for folder in ["src", "tests", "c_shim", "deploy"] {
-        if root().join(folder).is_dir() {
-            files_below(&root().join(folder), &mut paths);
-        }
+    for folder in ["src", "crates", "tests", "examples", "c_shim", "deploy"] {
+        files_below(&root().join(folder), &mut paths);
     }
     let kinds = ["rs", "c", "h", "py", "sh"];
-    paths
-        .retain(|path| path.extension().is_some_and(|extension| kinds.iter().any(|kind| extension == *kind)));
+    paths.retain(|path| {
+        let named = path.file_name().is_some_and(|name| name == "Cargo.toml");
+        named || path.extension().is_some_and(|extension| kinds.iter().any(|kind| extension == *kind))
+    });
     let without: Vec<String> = paths
         .iter()
         .filter(|path| {
@@ -315,22 +218,30 @@ fn every_source_names_its_licence() {
 #[test]
 fn the_checks_notice_what_they_are_for() {
     let source = |path: &str, text: &str| [Source::new(path, text)];
-    let arrows = |path: &str, text: &str| wrong_arrows(&source(path, text)).len();
-    assert_eq!(arrows("src/core/a.rs", "use crate::config::Site;"), 1);
-    assert_eq!(arrows("src/core/a.rs", "use crate::core::site; // not crate::config"), 0);
-    assert_eq!(arrows("src/core/mod.rs", "use super::slurm::x;"), 1);
-    assert_eq!(arrows("src/cloud/a.rs", "use crate::{core::{site, tag}, slurm::x, cloud::y};"), 1);
-    assert_eq!(arrows("src/runtime/a.rs", "use crate::{cli::x, ffi};"), 2);
-    assert_eq!(arrows("src/emulator/a.rs", "crate::core::time::f()"), 1);
-    assert_eq!(arrows("src/bin/a.rs", "slurm_ec2_fleet::ffi::x()"), 1);
-    assert_eq!(arrows("src/newlayer/a.rs", ""), 1);
-    assert_eq!(arrows("src/lib.rs", "pub mod cli;"), 0);
-    assert_eq!(sdk_elsewhere(&source("src/cloud/mod.rs", "use aws_sdk_ec2::Client;")).len(), 1);
-    assert_eq!(sdk_elsewhere(&source("src/cloud/ec2/reply.rs", "use aws_sdk_ec2::Client;")).len(), 0);
-    assert_eq!(impurities(&source("src/core/a.rs", "let t = SystemTime::now();")).len(), 1);
-    assert_eq!(impurities(&source("src/core/a.rs", "std::fs::read(path)")).len(), 1);
-    assert_eq!(impurities(&source("src/config/a.rs", "std::fs::read(path)")).len(), 0);
-    assert_eq!(impurities(&source("src/core/a.rs", "let tokio_like = 1;")).len(), 0);
-    assert_eq!(unsafe_elsewhere(&source("src/slurm/a.rs", "unsafe { f() }")).len(), 1);
+    assert_eq!(impurities(&source("crates/core/src/a.rs", "let t = SystemTime::now();")).len(), 1);
+    assert_eq!(impurities(&source("crates/core/src/a.rs", "std::fs::read(path)")).len(), 1);
+    assert_eq!(impurities(&source("crates/config/src/a.rs", "std::fs::read(path)")).len(), 0);
+    assert_eq!(impurities(&source("crates/runtime/src/a.rs", "std::fs::read(path)")).len(), 0);
+    assert_eq!(impurities(&source("crates/core/src/a.rs", "let tokio_like = 1; // not tokio")).len(), 0);
+    assert_eq!(unsafe_elsewhere(&source("crates/slurm/src/a.rs", "unsafe { f() }")).len(), 1);
     assert_eq!(unsafe_elsewhere(&source("src/ffi/a.rs", "unsafe { f() }")).len(), 0);
+    assert_eq!(included_by_path(&source("tests/a.rs", concat!("#[", "path = \"b.rs\"]"))).len(), 1);
+    let member = |name: &str, normal: &[&str], dev: &[&str]| [Member::new(name, normal, dev)];
+    let arrows =
+        |name: &str, normal: &[&str], dev: &[&str]| members::wrong_arrows(&member(name, normal, dev)).len();
+    assert_eq!(arrows("core", &["slurm-ec2-fleet-config"], &[]), 1);
+    assert_eq!(arrows("core", &[], &["slurm-ec2-fleet-journal"]), 1);
+    assert_eq!(arrows("ec2", &["slurm-ec2-fleet-core", "slurm-ec2-fleet-slurm"], &[]), 1);
+    assert_eq!(arrows("ec2", &["slurm-ec2-fleet-emulator"], &[]), 1);
+    assert_eq!(arrows("ec2", &["slurm-ec2-fleet-core"], &["slurm-ec2-fleet-emulator"]), 0);
+    assert_eq!(arrows("runtime", &["slurm-ec2-fleet-cli", "slurm-ec2-fleet"], &[]), 2);
+    assert_eq!(arrows("emulator", &["slurm-ec2-fleet-core"], &[]), 1);
+    assert_eq!(arrows("newcomer", &[], &[]), 1);
+    let sdk =
+        |name: &str, normal: &[&str], dev: &[&str]| members::sdk_elsewhere(&member(name, normal, dev)).len();
+    assert_eq!(sdk("runtime", &["aws-config"], &[]), 1);
+    assert_eq!(sdk("runtime", &[], &["aws-sdk-ec2"]), 1);
+    assert_eq!(sdk("emulator", &["aws-sdk-ec2"], &[]), 1);
+    assert_eq!(sdk("emulator", &[], &["aws-sdk-ec2"]), 0);
+    assert_eq!(sdk("ec2", &["aws-sdk-ec2", "aws-runtime"], &[]), 0);
 }

@@ -56,7 +56,7 @@ fn faults(specification: &str, sources: &str) -> Vec<String> {
 #[test]
 fn every_promise_has_its_number_and_tests_that_exist() {
     let mut files = Vec::new();
-    for folder in ["src", "tests"] {
+    for folder in ["src", "crates", "tests"] {
         files_below(&root().join(folder), &mut files);
     }
     files.retain(|file| relative(file).ends_with(".rs"));

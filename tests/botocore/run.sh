@@ -18,7 +18,7 @@ if ! cmp -s "$here/requirements.txt" "$stamp" || ! "$venv/bin/python" -c '' 2>/d
     cp "$here/requirements.txt" "$stamp"
 fi
 if [ -z "${EC2_EMULATOR:-}" ]; then
-    (cd "$root" && cargo build --locked --bin ec2-emulator)
+    (cd "$root" && cargo build --locked --workspace --bin ec2-emulator)
     EC2_EMULATOR=${CARGO_TARGET_DIR:-$root/target}/debug/ec2-emulator
     export EC2_EMULATOR
 fi

@@ -3,11 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use ec2fleet_config::{LogFormat, LogLevel, SlurmFacts};
+use ec2fleet_core::site::{AfterMaxHibernation, FleetScope, Lifecycle, NodeNaming, NodeWeights, Settings};
 use serde_json::{Value, json};
-use slurm_ec2_fleet::config::{self, LogFormat, LogLevel, SlurmFacts};
-use slurm_ec2_fleet::core::site::{
-    AfterMaxHibernation, FleetScope, Lifecycle, NodeNaming, NodeWeights, Settings,
-};
 
 use crate::broken::{base_config, base_partitions, check_values};
 
@@ -18,7 +16,7 @@ pub fn slurm(text: &str) -> SlurmFacts {
 }
 
 pub fn examples() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/config");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/config");
     let mut dirs: Vec<PathBuf> =
         std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     dirs.sort();
@@ -29,7 +27,7 @@ pub fn examples() -> Vec<PathBuf> {
 #[test]
 fn every_example_is_accepted_without_a_warning() {
     for dir in examples() {
-        let loaded = config::load(&dir, &slurm("ClusterName=test"))
+        let loaded = ec2fleet_config::load(&dir, &slurm("ClusterName=test"))
             .unwrap_or_else(|errors| panic!("{}: {errors}", dir.display()));
         assert_eq!(loaded.warnings, [], "{}", dir.display());
         assert!(!loaded.site.groups().is_empty());

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
+use ec2fleet_config::{ConfigErrors, Loaded, SlurmFacts};
 use serde_json::{Value, json};
-use slurm_ec2_fleet::config::{self, ConfigErrors, Loaded, SlurmFacts};
 
 use crate::accepted::slurm;
 
@@ -56,7 +56,7 @@ pub fn check_values(config: &Value, partitions: &Value, slurm: &SlurmFacts) -> R
 }
 
 pub fn check_texts(config: &str, partitions: &str, slurm: &SlurmFacts) -> Result<Loaded, ConfigErrors> {
-    config::check(Path::new("/etc/slurm"), Ok(config.into()), Ok(partitions.into()), slurm)
+    ec2fleet_config::check(Path::new("/etc/slurm"), Ok(config.into()), Ok(partitions.into()), slurm)
 }
 
 pub enum Edit {
@@ -452,7 +452,7 @@ fn syntax_errors_name_line_and_column() {
     ];
     for (text, line, column, phrase) in cases {
         let shown = String::from_utf8_lossy(&text[..text.len().min(60)]).into_owned();
-        let errors = config::check(
+        let errors = ec2fleet_config::check(
             Path::new("/etc/slurm"),
             Ok(base_config().to_string().into()),
             Ok(text),
@@ -512,12 +512,12 @@ fn of_duplicate_keys_the_last_counts_with_a_warning() {
 #[test]
 fn files_that_cannot_be_read_are_errors_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
-    let errors = config::load(dir.path(), &slurm("")).unwrap_err();
+    let errors = ec2fleet_config::load(dir.path(), &slurm("")).unwrap_err();
     let files: Vec<_> = errors.errors.iter().map(|e| e.file.clone()).collect();
     assert_eq!(files, [dir.path().join("config.json"), dir.path().join("partitions.json")]);
     std::fs::create_dir(dir.path().join("config.json")).unwrap();
     std::fs::write(dir.path().join("partitions.json"), base_partitions().to_string()).unwrap();
-    let errors = config::load(dir.path(), &slurm("")).unwrap_err();
+    let errors = ec2fleet_config::load(dir.path(), &slurm("")).unwrap_err();
     assert_eq!(errors.errors.len(), 1, "{errors}");
     assert_eq!(errors.errors[0].line, None);
 }

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
+use ec2fleet_cli::generate::generate;
+use ec2fleet_config::{Loaded, SlurmFacts};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use slurm_ec2_fleet::cli::generate::generate;
-use slurm_ec2_fleet::config::{self, Loaded, SlurmFacts};
 
 use crate::accepted::slurm;
 use crate::broken::{base_config, base_partitions, check_texts, check_values};
@@ -119,11 +119,11 @@ fn use_it(loaded: &Loaded) {
         }
     }
     assert_eq!(read.partitions.len(), loaded.site.partitions.len());
-    let policy = config::iam_policy(&loaded.site, &config::IamPolicyOptions::default());
+    let policy = ec2fleet_config::iam_policy(&loaded.site, &ec2fleet_config::IamPolicyOptions::default());
     assert!(policy["Statement"].is_array());
 }
 
-fn try_it(result: Result<Loaded, config::ConfigErrors>) {
+fn try_it(result: Result<Loaded, ec2fleet_config::ConfigErrors>) {
     match result {
         Ok(loaded) => use_it(&loaded),
         Err(errors) => {
@@ -220,7 +220,7 @@ proptest! {
     #[test]
     fn any_text_is_answered(config in any::<Vec<u8>>(), partitions in "\\PC{0,200}") {
         let dir = std::path::Path::new("/etc/slurm");
-        try_it(config::check(dir, Ok(config), Ok(partitions.into_bytes()), &facts()));
+        try_it(ec2fleet_config::check(dir, Ok(config), Ok(partitions.into_bytes()), &facts()));
     }
 
     #[test]

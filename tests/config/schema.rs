@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use slurm_ec2_fleet::config;
-
 #[test]
 fn the_committed_schemas_are_current() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schema");
-    for (name, schema) in [("config", config::config_schema()), ("partitions", config::partitions_schema())] {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schema");
+    for (name, schema) in
+        [("config", ec2fleet_config::config_schema()), ("partitions", ec2fleet_config::partitions_schema())]
+    {
         let file = root.join(format!("{name}.schema.json"));
         let current = serde_json::to_string_pretty(&schema).unwrap() + "\n";
         if std::env::var_os("EC2FLEET_WRITE_SCHEMA").is_some() {
@@ -39,15 +39,15 @@ fn every_key_is_described() {
         }
     }
     let mut missing = Vec::new();
-    walk(&config::config_schema(), "config", &mut missing);
-    walk(&config::partitions_schema(), "partitions", &mut missing);
+    walk(&ec2fleet_config::config_schema(), "config", &mut missing);
+    walk(&ec2fleet_config::partitions_schema(), "partitions", &mut missing);
     assert_eq!(missing, Vec::<String>::new());
 }
 
 #[test]
 fn every_key_is_in_the_documentation() {
     let page = include_str!("../../docs/configuration.md");
-    let (config, partitions) = (config::config_schema(), config::partitions_schema());
+    let (config, partitions) = (ec2fleet_config::config_schema(), ec2fleet_config::partitions_schema());
     for properties in [
         &config["properties"],
         &partitions["properties"],

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
-use slurm_ec2_fleet::config::SlurmFacts;
-use slurm_ec2_fleet::config::slurm_conf::noted_fleets;
+use ec2fleet_config::SlurmFacts;
+use ec2fleet_config::slurm_conf::noted_fleets;
 
 use crate::accepted::slurm;
 

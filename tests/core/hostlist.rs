@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use ec2fleet_core::hostlist::{HostlistError, MAX_NAMES, expand, expand_bounded, fold, fold_ordered};
 use proptest::prelude::*;
-use slurm_ec2_fleet::core::hostlist::{HostlistError, MAX_NAMES, expand, expand_bounded, fold, fold_ordered};
 
 /// One scontrol process answers many `show` commands, which it reads from its standard input.
 struct Scontrol {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The shapes that SLURM_RESUME_FILE has in 22.05, 24.11 and 26.05 (src/slurmctld/power_save.c).
 
+use ec2fleet_core::resume_file::{MAX_BYTES, ResumeFile, ResumeFileError, ResumeJob};
 use proptest::prelude::*;
-use slurm_ec2_fleet::core::resume_file::{MAX_BYTES, ResumeFile, ResumeFileError, ResumeJob};
 
 #[test]
 fn release_22_05() {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::rig::cluster::{Cluster, Options};
-use super::rig::slurm::has_state;
-use super::rig::wait;
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::slurm::has_state;
+use ec2fleet_rig::wait;
 
 const KILLS: u32 = 100;
 const NODES: u32 = 50;

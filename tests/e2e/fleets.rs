@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::flow::our_errors;
 use super::releases::job_until;
-use super::rig::cluster::{Cluster, GROUP, Options, PARTITION};
-use super::rig::emulator::Instance;
-use super::rig::slurm::{Record, base_state, has_state};
-use super::rig::wait;
+use ec2fleet_rig::cluster::{Cluster, GROUP, Options, PARTITION};
+use ec2fleet_rig::emulator::Instance;
+use ec2fleet_rig::slurm::{Record, base_state, has_state};
+use ec2fleet_rig::wait;
 
 const FLEET_TAG: &str = "aws:ec2:fleet-id";
 

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
+use ec2fleet_core::hostlist;
 use serde_json::json;
-use slurm_ec2_fleet::core::hostlist;
 
-use super::rig::cluster::{Cluster, Options};
-use super::rig::slurm::{Record, base_state, has_state};
-use super::rig::wait;
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::slurm::{Record, base_state, has_state};
+use ec2fleet_rig::wait;
 
 /// Submit a job whose tasks write down where they run; wait for its end and check that it ran on `nodes` nodes, each on the
 /// machine that Slurm addressed.

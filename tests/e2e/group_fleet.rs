@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::flow::our_errors;
 use super::hibernation::{asleep, counting_job, wait_for_state};
-use super::rig::cluster::{Cluster, Options};
-use super::rig::wait;
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::wait;
 
 /// How long EC2 modifies a fleet; it takes no other change meanwhile.
 const MODIFYING_MS: u64 = 4_000;

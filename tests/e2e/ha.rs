@@ -9,9 +9,9 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
-use super::rig::cluster::{Cluster, Options};
-use super::rig::process::Daemon;
-use super::rig::{paths, wait};
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::process::Daemon;
+use ec2fleet_rig::{paths, wait};
 
 const NODES: u32 = 50;
 
@@ -28,7 +28,7 @@ impl<'a> Pair<'a> {
     fn new(cluster: &'a Cluster) -> Self {
         let conf = std::fs::read_to_string(&cluster.slurm.conf).unwrap();
         let addresses = [2, 3].map(|fourth| cluster.loopback.address(0, fourth));
-        // The names as tests/e2e/node/machine.c resolves them.
+        // The names as tests/rig/node/machine.c resolves them.
         let host = |address: Ipv4Addr| {
             format!("SlurmctldHost=ip-{}({address})\n", address.to_string().replace('.', "-"))
         };
@@ -130,7 +130,7 @@ impl Drop for Pair<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for host in 0..self.controllers.len() {
-                eprintln!("== slurmctld {host}\n{}", super::rig::process::tail(&self.log(host), 60));
+                eprintln!("== slurmctld {host}\n{}", ec2fleet_rig::process::tail(&self.log(host), 60));
             }
         }
     }

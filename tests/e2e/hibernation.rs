@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::flow::our_errors;
-use super::rig::cluster::{Cluster, Options};
-use super::rig::slurm::{Record, base_state, has_state};
-use super::rig::wait;
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::slurm::{Record, base_state, has_state};
+use ec2fleet_rig::wait;
 
 /// SlurmdTimeout of these clusters, seconds; every sleep is longer.
 const SLURMD_TIMEOUT: u32 = 30;
@@ -132,7 +132,7 @@ fn twenty_jobs_outlive_a_night_of_hibernations_without_requeue() {
 
     let start = Instant::now();
     // This one's machine dies without EC2 noticing.
-    cluster.instances.run(super::rig::instances::Verb::Freeze, &instance_of(&dead), &[]).unwrap();
+    cluster.instances.run(ec2fleet_rig::instances::Verb::Freeze, &instance_of(&dead), &[]).unwrap();
     let mut dead_is_down = false;
     let mut disturbances = 0;
     for interruption in night(&sleepers) {
@@ -203,7 +203,7 @@ fn a_killed_node_is_down_after_slurmd_timeout_although_another_sleeps() {
     let instance_of = |node: &str| bindings.iter().find(|(name, _)| name == node).unwrap().1.clone();
     // The first sleeps; the second's machine dies without EC2 noticing.
     cluster.emulator.command(&json!({"interrupt": {"instances": [instance_of(&nodes[0])]}})).unwrap();
-    cluster.instances.run(super::rig::instances::Verb::Freeze, &instance_of(&nodes[1]), &[]).unwrap();
+    cluster.instances.run(ec2fleet_rig::instances::Verb::Freeze, &instance_of(&nodes[1]), &[]).unwrap();
     wait::until("the dead node to be DOWN", || {
         Ok((base_state(&cluster.slurm.node(&nodes[1])?) == "DOWN").then_some(()))
     })
@@ -277,7 +277,7 @@ fn a_sleeping_node_keeps_its_job_while_the_disk_is_full() {
     };
     disk.fill();
     // There may be room left at the journal's end.
-    let spare = format!("{}-{}-2", super::rig::cluster::PARTITION, super::rig::cluster::GROUP);
+    let spare = format!("{}-{}-2", ec2fleet_rig::cluster::PARTITION, ec2fleet_rig::cluster::GROUP);
     let refused = || {
         for command in ["lock", "unlock"] {
             let _ = cluster.ec2fleet(&[command, &spare]);

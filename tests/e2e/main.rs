@@ -9,7 +9,6 @@ mod ha;
 mod hibernation;
 mod newcomer;
 mod releases;
-mod rig;
 mod rig_itself;
 mod survival;
 mod tool;

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::rig::cluster::{Cluster, Options};
-use super::rig::instances::write_program;
-use super::rig::paths;
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::instances::write_program;
+use ec2fleet_rig::paths;
 
 /// The lines of the README's block that begins with `make`.
 fn commands() -> Vec<String> {
@@ -134,7 +134,7 @@ fn the_readme_leads_from_nothing_to_a_first_job() {
             cluster.slurm.stop();
             cluster.slurm.start().unwrap();
             // systemctl returns when slurmctld runs; the plugin acts some moments later.
-            super::rig::wait::until("the plugin to be active", || {
+            ec2fleet_rig::wait::until("the plugin to be active", || {
                 let status = Command::new(build.join("ec2fleet"))
                     .args(["status", "--json"])
                     .env("SLURM_CONF", &cluster.slurm.conf)

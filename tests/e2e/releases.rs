@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use super::flow::{our_errors, run_job};
-use super::rig::cluster::{Cluster, Options};
-use super::rig::{paths, wait};
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::{paths, wait};
 
 /// A job that runs until a file appears. Returns its id when it runs on all of its nodes.
 pub fn job_until(cluster: &Cluster, nodes: u32, finish: &Path) -> u32 {

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use super::rig::instances::{Instances, Verb, write_program};
-use super::rig::loopback::Loopback;
-use super::rig::munge::Munge;
-use super::rig::slurm::{Slurm, SlurmConf, base_state};
-use super::rig::{Scratch, keeps_scratch, wait};
+use ec2fleet_rig::instances::{Instances, Verb, write_program};
+use ec2fleet_rig::loopback::Loopback;
+use ec2fleet_rig::munge::Munge;
+use ec2fleet_rig::slurm::{Slurm, SlurmConf, base_state};
+use ec2fleet_rig::{Scratch, keeps_scratch, wait};
 
 /// Instance and node: node `n1` has the first instance address of the cluster's range, `n2` the second.
 const NODES: [(&str, &str); 2] = [("i-00000000000000001", "n1"), ("i-00000000000000002", "n2")];

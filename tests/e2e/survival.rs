@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::flow::{our_errors, run_job, submit};
-use super::rig::cluster::{Cluster, Options};
-use super::rig::instances::compile;
-use super::rig::wait;
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::instances::compile;
+use ec2fleet_rig::wait;
 
 /// The job is run by the programs, which slurmctld starts in any case.
 fn the_programs_do_the_work(cluster: &mut Cluster) {

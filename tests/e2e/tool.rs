@@ -5,8 +5,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::rig::cluster::{Cluster, Options};
-use super::rig::{paths, wait};
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::{paths, wait};
 
 /// One command: exit code, standard output, standard error.
 fn tool(cluster: &Cluster, arguments: &[&str]) -> (i32, String, String) {

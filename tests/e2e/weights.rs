@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::flow::our_errors;
 use super::releases::job_until;
-use super::rig::cluster::{Cluster, Options};
-use super::rig::wait;
+use ec2fleet_rig::cluster::{Cluster, Options};
+use ec2fleet_rig::wait;
 
 /// slurm.conf says nothing of weights, which is 1 to Slurm: neither of these.
 const SPOT: &str = "20";
@@ -43,7 +43,7 @@ fn end(cluster: &Cluster, job: u32, finish: &Path) {
 
 /// Wait until exactly these nodes have the weight of on-demand, and the others that of Spot.
 fn wait_for_weights(cluster: &Cluster, when: &str, on_demand: &BTreeSet<String>) {
-    let is_right = |node: &super::rig::slurm::Record| {
+    let is_right = |node: &ec2fleet_rig::slurm::Record| {
         node["Weight"] == if on_demand.contains(&node["NodeName"]) { ON_DEMAND } else { SPOT }
     };
     wait::until(&format!("the weights {when}"), || {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! An account on a world in virtual time, without sockets.
 
-use slurm_ec2_fleet::emulator::{Command, Reply, Request, Scenario, World};
+use ec2fleet_emulator::{Command, Reply, Request, Scenario, World};
 
 pub struct Account {
     pub world: World,
@@ -24,7 +24,7 @@ impl Account {
     }
 
     pub fn example(name: &str) -> Self {
-        let path = format!("{}/examples/scenarios/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{}/../../examples/scenarios/{name}.json", env!("CARGO_MANIFEST_DIR"));
         Self::with(&std::fs::read_to_string(path).unwrap())
     }
 

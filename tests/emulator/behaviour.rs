@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Behaviour of the world that needs exact times or many regions.
 
-use slurm_ec2_fleet::emulator::{Moment, Scenario};
+use ec2fleet_emulator::{Moment, Scenario};
 
 use crate::account::{Account, SPOT, texts};
 

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use slurm_ec2_fleet::emulator::{Emulator, Options, Request, Scenario};
+use ec2fleet_emulator::{Emulator, Options, Request, Scenario};
 
 use crate::account::{Account, texts};
 

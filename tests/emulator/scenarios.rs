@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use slurm_ec2_fleet::emulator::Scenario;
+use ec2fleet_emulator::Scenario;
 
 use crate::account::{Account, SPOT, texts};
 

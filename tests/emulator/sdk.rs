@@ -13,7 +13,7 @@ use aws_sdk_ec2::types::{
     SpotInstanceInterruptionBehavior, SpotOptionsRequest, Tag, TagSpecification,
     TargetCapacitySpecificationRequest,
 };
-use slurm_ec2_fleet::emulator::{Emulator, Options, Scenario};
+use ec2fleet_emulator::{Emulator, Options, Scenario};
 
 pub async fn start(json: &str) -> (Emulator, Client) {
     let scenario = Scenario { speed: 0.0, ..Scenario::from_json(json).unwrap() };

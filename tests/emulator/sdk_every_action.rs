@@ -10,7 +10,7 @@ use aws_sdk_ec2::types::{
     LocationType, MarketType, PlacementStrategy, RequestLaunchTemplateData, Tag,
     TargetCapacitySpecificationRequest,
 };
-use slurm_ec2_fleet::emulator::query;
+use ec2fleet_emulator::query;
 
 use crate::sdk::{config, start, target, template};
 

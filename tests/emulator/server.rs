@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use slurm_ec2_fleet::emulator::{Emulator, HookPrograms, Options, Scenario};
+use ec2fleet_emulator::{Emulator, HookPrograms, Options, Scenario};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ec2-emulator");
 

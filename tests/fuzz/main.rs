@@ -9,20 +9,20 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use slurm_ec2_fleet::cloud::errors;
-use slurm_ec2_fleet::config::{self, SlurmFacts};
-use slurm_ec2_fleet::core::hostlist;
-use slurm_ec2_fleet::core::resume_file::ResumeFile;
-use slurm_ec2_fleet::journal::storage::Storage;
-use slurm_ec2_fleet::journal::{Journal, frame};
-use slurm_ec2_fleet::runtime::protocol::Request;
+use ec2fleet_config::SlurmFacts;
+use ec2fleet_control::protocol::Request;
+use ec2fleet_core::hostlist;
+use ec2fleet_core::resume_file::ResumeFile;
+use ec2fleet_ec2::errors;
+use ec2fleet_journal::storage::Storage;
+use ec2fleet_journal::{Journal, frame};
 
 const INPUTS: u64 = 4_000;
 /// A configuration is checked against its whole schema, which takes milliseconds.
 const CONFIGURATIONS: u64 = 500;
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus").join(target);
     let mut paths: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
@@ -95,7 +95,7 @@ fn configurations() {
     let good_config = corpus("config")[0].clone();
     let good_partitions = corpus("partitions")[0].clone();
     let check = |config: &[u8], partitions: &[u8]| {
-        let loaded = config::check(
+        let loaded = ec2fleet_config::check(
             Path::new("/etc/slurm"),
             Ok(config.to_vec()),
             Ok(partitions.to_vec()),

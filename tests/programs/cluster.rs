@@ -2,15 +2,12 @@
 //! A private Slurm of the installed release: munged, slurmctld and slurmd on free loopback ports and in a scratch
 //! folder, ended with the value.
 
-#[path = "../e2e/rig/ports.rs"]
-mod ports;
-
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use slurm_ec2_fleet::core::slurm_api::{SlurmNode, SlurmReply, SlurmRequest};
-use slurm_ec2_fleet::slurm::command::{CommandOptions, CommandSlurm};
+use ec2fleet_core::slurm_api::{SlurmNode, SlurmReply, SlurmRequest};
+use ec2fleet_slurm::command::{CommandOptions, CommandSlurm};
 
 /// Only to end a test that hangs.
 pub const LONG: Duration = Duration::from_secs(120);
@@ -30,7 +27,7 @@ impl Cluster {
         std::fs::write(at("munge.key"), key).expect("written");
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(at("munge.key"), private).expect("made private");
-        let [ctld, slurmd] = ports::free();
+        let [ctld, slurmd] = ec2fleet_rig::ports::free();
         let conf = format!(
             "ClusterName=progtest\nSlurmctldHost={host}(127.0.0.1)\nSlurmctldPort={ctld}\nSlurmdPort={slurmd}\n\
              SlurmUser={user}\nAuthType=auth/munge\nAuthInfo=socket={dir}/munge.sock\nCredType=cred/munge\n\

@@ -4,11 +4,11 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use slurm_ec2_fleet::core::hostlist;
-use slurm_ec2_fleet::core::report::*;
-use slurm_ec2_fleet::core::site::{FleetScope, Lifecycle};
-use slurm_ec2_fleet::runtime::protocol::{EventFilter, Operation, RefusalKind, Reply, Response, Subject};
-use slurm_ec2_fleet::runtime::socket::{Command as Asked, SocketOptions};
+use ec2fleet_control::protocol::{EventFilter, Operation, RefusalKind, Reply, Response, Subject};
+use ec2fleet_control::socket::{Command as Asked, SocketOptions};
+use ec2fleet_core::hostlist;
+use ec2fleet_core::report::*;
+use ec2fleet_core::site::{FleetScope, Lifecycle};
 
 use crate::socket::Server;
 

@@ -4,19 +4,19 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use slurm_ec2_fleet::cli::doctor::probe::{Aws, Found, Permission};
-use slurm_ec2_fleet::cli::doctor::{CHECKS, DoctorReport, Inputs, Verdict, judge, list};
-use slurm_ec2_fleet::cli::survey::GroupSurvey;
-use slurm_ec2_fleet::cloud::catalog::{
+use ec2fleet_cli::doctor::probe::{Aws, Found, Permission};
+use ec2fleet_cli::doctor::{CHECKS, DoctorReport, Inputs, Verdict, judge, list};
+use ec2fleet_cli::survey::GroupSurvey;
+use ec2fleet_config::{SlurmFacts, check};
+use ec2fleet_core::ec2_api::{CloudError, ErrorClass};
+use ec2fleet_core::record::Persisted;
+use ec2fleet_core::report::{CloudReport, GroupReport, LaunchError, Mode, Paused, StatusReport};
+use ec2fleet_core::site::Account;
+use ec2fleet_core::slurm_api::{NodeBase, NodeFlags, SlurmNode};
+use ec2fleet_ec2::catalog::{
     self, Action, BlockDevice, Caller, Image, InstanceType, LaunchTemplate, MetadataOptions, Offering, Subnet,
 };
-use slurm_ec2_fleet::config::{SlurmFacts, check};
-use slurm_ec2_fleet::core::ec2_api::{CloudError, ErrorClass};
-use slurm_ec2_fleet::core::record::Persisted;
-use slurm_ec2_fleet::core::report::{CloudReport, GroupReport, LaunchError, Mode, Paused, StatusReport};
-use slurm_ec2_fleet::core::site::Account;
-use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeFlags, SlurmNode};
-use slurm_ec2_fleet::journal::peek::Peeked;
+use ec2fleet_journal::peek::Peeked;
 
 pub const SLURM_CONF: &str = "ClusterName=demo
 SlurmUser=slurm
@@ -479,7 +479,7 @@ fn every_broken_cluster_is_found() {
 
 #[test]
 fn the_document_is_the_list() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/doctor.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/doctor.md");
     let text = std::fs::read_to_string(path).expect("docs/doctor.md");
     assert_eq!(text, list::document(), "make it anew: ec2fleet doctor --list > docs/doctor.md");
 }

@@ -3,16 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
-use slurm_ec2_fleet::cli::generate::{Generated, generate};
-use slurm_ec2_fleet::cli::survey::{GroupSurvey, Survey};
-use slurm_ec2_fleet::cloud::catalog::{Accelerator, InstanceType, LaunchTemplate, Subnet};
-use slurm_ec2_fleet::config::{Loaded, SlurmFacts, load};
+use ec2fleet_cli::generate::{Generated, generate};
+use ec2fleet_cli::survey::{GroupSurvey, Survey};
+use ec2fleet_config::{Loaded, SlurmFacts, load};
+use ec2fleet_ec2::catalog::{Accelerator, InstanceType, LaunchTemplate, Subnet};
 
 use crate::cluster::Cluster;
 use crate::commands::ec2fleet;
 
 fn examples() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/config");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/config");
     let mut dirs: Vec<PathBuf> = std::fs::read_dir(root)
         .expect("examples")
         .map(|entry| entry.expect("an entry").path())

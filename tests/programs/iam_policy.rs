@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use ec2fleet_ec2::catalog::{Action, Need};
 use serde_json::{Value, json};
-use slurm_ec2_fleet::cloud::catalog::{Action, Need};
 
 use crate::commands::ec2fleet;
 

@@ -12,10 +12,10 @@ use aws_sdk_ec2::types::{
     LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateInstanceMetadataTagsState,
     RequestLaunchTemplateData, TargetCapacitySpecificationRequest,
 };
+use ec2fleet_cli::doctor::{DoctorReport, Verdict};
+use ec2fleet_core::report::CostReport;
+use ec2fleet_emulator::{Emulator, Options, Scenario};
 use serde_json::Value;
-use slurm_ec2_fleet::cli::doctor::{DoctorReport, Verdict};
-use slurm_ec2_fleet::core::report::CostReport;
-use slurm_ec2_fleet::emulator::{Emulator, Options, Scenario};
 
 use crate::cluster::{Cluster, wait_for};
 use crate::commands::Ran;

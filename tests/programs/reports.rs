@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
+use ec2fleet_cli::doctor::{self, judge};
+use ec2fleet_cli::output::Output;
 use serde_json::{Value, json};
-use slurm_ec2_fleet::cli::doctor::{self, judge};
-use slurm_ec2_fleet::cli::output::Output;
 
 use crate::commands::{Ran, describes, ec2fleet, snapshot};
 use crate::doctor::{CONFIG, PARTITIONS, SLURM_CONF, cluster};

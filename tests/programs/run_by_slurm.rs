@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
 
-use slurm_ec2_fleet::runtime::protocol::{Operation, RefusalKind, Reply, Request, Response};
-use slurm_ec2_fleet::runtime::socket::{Command as Asked, SocketOptions};
+use ec2fleet_control::protocol::{Operation, RefusalKind, Reply, Request, Response};
+use ec2fleet_control::socket::{Command as Asked, SocketOptions};
 
 use crate::socket::{LONG, Server};
 

@@ -4,12 +4,12 @@
 use std::process::Command;
 use std::time::Duration;
 
-use slurm_ec2_fleet::core::slurm_api::{
+use ec2fleet_core::slurm_api::{
     NodeBase, NodeFlags, NodeStateChange, NodeUpdate, SlurmError, SlurmReply, SlurmRequest,
 };
-use slurm_ec2_fleet::slurm::Slurm;
-use slurm_ec2_fleet::slurm::command::{CommandOptions, CommandSlurm};
-use slurm_ec2_fleet::slurm::process;
+use ec2fleet_slurm::Slurm;
+use ec2fleet_slurm::command::{CommandOptions, CommandSlurm};
+use ec2fleet_slurm::process;
 
 use crate::cluster::{Cluster, LONG, wait_for};
 

@@ -7,10 +7,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use slurm_ec2_fleet::cli::client::{Client, ClientError};
-use slurm_ec2_fleet::core::resume_file::ResumeFile;
-use slurm_ec2_fleet::runtime::protocol::{MAX_LINE, Operation, RefusalKind, Reply, Request, Response};
-use slurm_ec2_fleet::runtime::socket::{Command, Socket, SocketError, SocketOptions};
+use ec2fleet_cli::client::{Client, ClientError};
+use ec2fleet_control::protocol::{MAX_LINE, Operation, RefusalKind, Reply, Request, Response};
+use ec2fleet_control::socket::{Command, Socket, SocketError, SocketOptions};
+use ec2fleet_core::resume_file::ResumeFile;
 use tokio::sync::{mpsc, watch};
 
 /// Only to end a test that hangs.
@@ -129,8 +129,8 @@ fn every_operation_survives_the_wire() {
         Operation::Nodes { nodes: None },
         Operation::Nodes { nodes: Some(nodes()) },
         Operation::Events { filter: Default::default() },
-        Operation::Explain { subject: slurm_ec2_fleet::runtime::protocol::Subject::Node("n1".into()) },
-        Operation::Explain { subject: slurm_ec2_fleet::runtime::protocol::Subject::Job(4) },
+        Operation::Explain { subject: ec2fleet_control::protocol::Subject::Node("n1".into()) },
+        Operation::Explain { subject: ec2fleet_control::protocol::Subject::Job(4) },
         Operation::Reload,
         Operation::LogLevel { level: "DEBUG".into() },
         Operation::Gc,

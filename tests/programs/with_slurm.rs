@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The tool where it needs a real Slurm: without a plugin, and for jobs.
 
-use slurm_ec2_fleet::core::ec2_api::CloudRequest;
-use slurm_ec2_fleet::core::record::{Binding, Intent, Record, TagLevel};
-use slurm_ec2_fleet::core::report::{ExplainReport, Mode, NodesReport, StatusReport};
-use slurm_ec2_fleet::core::site::{Account, Lifecycle};
-use slurm_ec2_fleet::journal::Journal;
-use slurm_ec2_fleet::journal::storage::FileStorage;
+use ec2fleet_core::ec2_api::CloudRequest;
+use ec2fleet_core::record::{Binding, Intent, Record, TagLevel};
+use ec2fleet_core::report::{ExplainReport, Mode, NodesReport, StatusReport};
+use ec2fleet_core::site::{Account, Lifecycle};
+use ec2fleet_journal::Journal;
+use ec2fleet_journal::storage::FileStorage;
 
 use crate::cluster::{Cluster, wait_for};
 use crate::commands::{ec2fleet, plugin};

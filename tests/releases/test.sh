@@ -18,8 +18,8 @@ export EC2FLEET_ROOTS="$ROOTS"
 : "${TESTS:=flow:: survival:: hibernation:: releases:: ha:: weights::}"
 
 cd "$source"
-"${CARGO:-cargo}" build --locked --lib --bins
-program=$("${CARGO:-cargo}" test --locked --test e2e --no-run 2>&1 | tee /dev/stderr | sed -n 's/.*Executable .*(\(.*\))$/\1/p')
+"${CARGO:-cargo}" build --locked --workspace
+program=$("${CARGO:-cargo}" test --locked --package slurm-ec2-fleet-rig --test e2e --no-run 2>&1 | tee /dev/stderr | sed -n 's/.*Executable .*(\(.*\))$/\1/p')
 [ -n "$program" ] || exit 1
 program=$(realpath "$program")
 # target, wherever it is: the program is in target/debug/deps.

@@ -4,16 +4,13 @@
 //! `make sim SEEDS=N` runs many seeds and prints what happened; `make sim SEED=N` replays one with its trace.
 //!
 //! `make test` runs this test twice: a few seeds as part of `cargo test`, in whose unoptimised build the simulator is
-//! thirty times slower, and all of it in the build of `make sim`, which has no AWS SDK in it.
+//! thirty times slower, and all of it in the build of `make sim`, which is optimised.
 
-#[allow(dead_code)]
-mod model;
+#[cfg(optimised)]
+use ec2fleet_sim::mutant::Mutant;
+use ec2fleet_sim::run::{Choice, run, run_many};
 
-#[cfg(not(feature = "aws"))]
-use model::mutant::Mutant;
-use model::run::{Choice, run, run_many};
-
-const SEEDS: u64 = if cfg!(feature = "aws") { 40 } else { 2_000 };
+const SEEDS: u64 = if cfg!(optimised) { 2_000 } else { 40 };
 
 #[test]
 fn no_seed_breaks_a_promise() {
@@ -37,7 +34,7 @@ fn a_seed_gives_the_same_run_again() {
     assert!(first.trace.len() > 100);
 }
 
-#[cfg(not(feature = "aws"))]
+#[cfg(optimised)]
 #[test]
 fn every_planted_bug_is_found_within_two_thousand_seeds() {
     for mutant in Mutant::ALL {

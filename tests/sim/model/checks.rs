@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slurm_ec2_fleet::core::ec2_api::{CloudRequest, FleetType};
-use slurm_ec2_fleet::core::event::ResumeJob;
-use slurm_ec2_fleet::core::site::{Account, FleetScope, NodeNaming};
-use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeFlags, NodeStateChange, NodeUpdate};
-use slurm_ec2_fleet::core::tag;
+use ec2fleet_core::ec2_api::{CloudRequest, FleetType};
+use ec2fleet_core::event::ResumeJob;
+use ec2fleet_core::site::{Account, FleetScope, NodeNaming};
+use ec2fleet_core::slurm_api::{NodeBase, NodeFlags, NodeStateChange, NodeUpdate};
+use ec2fleet_core::tag;
 
 use super::plan::SLURMD_TIMEOUT_MS;
 use super::slurmctld::{JobState, Node};

@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use slurm_ec2_fleet::core::ec2_api::{CloudReply, CloudRequest, CloudResult, ErrorClass, InstanceState};
-use slurm_ec2_fleet::core::engine::{EngineOptions, PowerSource};
-use slurm_ec2_fleet::core::event::{CallId, Effect, Event};
-use slurm_ec2_fleet::core::site::{Account, Site};
-use slurm_ec2_fleet::core::slurm_api::{PowerReading, SlurmError, SlurmNode, SlurmReply, SlurmRequest};
-use slurm_ec2_fleet::core::time::Now;
-use slurm_ec2_fleet::driver::{Driver, Outcome};
-use slurm_ec2_fleet::journal::Journal;
+use ec2fleet_core::ec2_api::{CloudReply, CloudRequest, CloudResult, ErrorClass, InstanceState};
+use ec2fleet_core::engine::{EngineOptions, PowerSource};
+use ec2fleet_core::event::{CallId, Effect, Event};
+use ec2fleet_core::site::{Account, Site};
+use ec2fleet_core::slurm_api::{PowerReading, SlurmError, SlurmNode, SlurmReply, SlurmRequest};
+use ec2fleet_core::time::Now;
+use ec2fleet_journal::Journal;
+use ec2fleet_journal::driver::{Driver, Outcome};
 
 use super::chaos::Fault;
 use super::checks::Buckets;
@@ -680,7 +680,7 @@ impl World {
             (Some(Mutant::NewTokenOnRetry), CloudRequest::CreateFleet(fleet)) => {
                 let again = !self.controllers[host].retries.insert(fleet.client_token.clone());
                 let token = format!("{}{}", fleet.client_token, if again { "-again" } else { "" });
-                fleet.instance_tags.insert(slurm_ec2_fleet::core::tag::LAUNCH.into(), token.clone());
+                fleet.instance_tags.insert(ec2fleet_core::tag::LAUNCH.into(), token.clone());
                 fleet.client_token = token;
             }
             (Some(Mutant::SlurmListedFirst), CloudRequest::DescribeCluster { .. }) => {

@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
-use slurm_ec2_fleet::core::ec2_api::CloudRequest;
-use slurm_ec2_fleet::journal::frame;
-use slurm_ec2_fleet::journal::storage::Storage;
+use ec2fleet_core::ec2_api::CloudRequest;
+use ec2fleet_journal::frame;
+use ec2fleet_journal::storage::Storage;
 
 /// One file's content, and how much of it is surely on the disk.
 #[derive(Clone, Debug, Default)]

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use slurm_ec2_fleet::core::ec2_api::CloudRequest;
-use slurm_ec2_fleet::core::engine::Desire;
-use slurm_ec2_fleet::core::record::Persisted;
-use slurm_ec2_fleet::core::slurm_api::NodeUpdate;
+use ec2fleet_core::ec2_api::CloudRequest;
+use ec2fleet_core::engine::Desire;
+use ec2fleet_core::record::Persisted;
+use ec2fleet_core::slurm_api::NodeUpdate;
 
 use super::plan::Scenario;
 use super::world::World;

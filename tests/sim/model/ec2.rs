@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slurm_ec2_fleet::core::ec2_api::{
+use ec2fleet_core::ec2_api::{
     CloudError, CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, FleetReply, FleetType,
     Instance, InstanceState, LaunchedInstances, PoolError,
 };
-use slurm_ec2_fleet::core::hostlist;
-use slurm_ec2_fleet::core::site::{Account, Lifecycle, NodeNaming};
-use slurm_ec2_fleet::core::tag;
+use ec2fleet_core::hostlist;
+use ec2fleet_core::site::{Account, Lifecycle, NodeNaming};
+use ec2fleet_core::tag;
 
 use super::chaos::Fault;
 use super::fleets::MaintainFleet;

@@ -8,12 +8,12 @@
 
 use std::collections::BTreeMap;
 
-use slurm_ec2_fleet::core::ec2_api::{
+use ec2fleet_core::ec2_api::{
     CloudReply, CloudResult, CreateFleet, ErrorClass, Fleet, FleetHistoryRecord, FleetReply, FleetTemplate,
     InstanceState,
 };
-use slurm_ec2_fleet::core::site::{Account, Lifecycle};
-use slurm_ec2_fleet::core::tag;
+use ec2fleet_core::site::{Account, Lifecycle};
+use ec2fleet_core::tag;
 
 use super::chaos::Fault;
 use super::ec2::{Ec2, Nap, error};

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use slurm_ec2_fleet::core::event::Event;
+use ec2fleet_core::event::Event;
 
 use super::chaos::{Chaos, Fault};
 

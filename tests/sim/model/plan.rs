@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use slurm_ec2_fleet::core::fleet_spec::{
+use ec2fleet_core::fleet_spec::{
     LaunchTemplateOverride, LaunchTemplateSpecification, OnDemandOptions, SpotOptions,
 };
-use slurm_ec2_fleet::core::site::{
+use ec2fleet_core::site::{
     Account, FleetScope, Hibernation, Lifecycle, NodeGroup, NodeNaming, NodeWeights, Settings, Site,
 };
 

@@ -4,11 +4,9 @@
 //! The rules are those of src/slurmctld/power_save.c (`_do_power_work`), node_mgr.c (`update_node`,
 //! `validate_node_specs`, `_node_did_resp`) and read_config.c of Slurm 22.05 to 26.05.
 
-use slurm_ec2_fleet::core::event::ResumeJob;
-use slurm_ec2_fleet::core::site::NodeNaming;
-use slurm_ec2_fleet::core::slurm_api::{
-    NodeBase, NodeFlags, NodeStateChange, NodeUpdate, SlurmError, SlurmNode,
-};
+use ec2fleet_core::event::ResumeJob;
+use ec2fleet_core::site::NodeNaming;
+use ec2fleet_core::slurm_api::{NodeBase, NodeFlags, NodeStateChange, NodeUpdate, SlurmError, SlurmNode};
 
 use super::chaos::Fault;
 use super::ec2::Ec2;

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use slurm_ec2_fleet::core::event::Event;
-use slurm_ec2_fleet::core::site::Lifecycle;
-use slurm_ec2_fleet::core::slurm_api::{NodeBase, NodeStateChange, NodeUpdate, SlurmReply};
+use ec2fleet_core::event::Event;
+use ec2fleet_core::site::Lifecycle;
+use ec2fleet_core::slurm_api::{NodeBase, NodeStateChange, NodeUpdate, SlurmReply};
 
 use super::chaos::Fault;
 use super::checks::Checks;

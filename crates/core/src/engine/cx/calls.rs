@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Calls on their way out: their reasons, their priority and the API budget.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::ec2_api::{CloudRequest, CloudResult, ErrorClass};
+use crate::engine::cx::Cx;
+use crate::engine::cx::attempt::Deadline;
+use crate::event::{CallId, Effect};
+use crate::fact::FactKind;
+use crate::limits::{ActionGroup, Budget};
+use crate::record::{Intent, LaunchIntent, Record, TagLevel};
+use crate::site::Account;
+use crate::slurm_api::{SlurmRequest, SlurmResult};
+
+/// The priority of what can wait for ever.
+const LOWEST: u8 = 9;
+
+/// Who waits for the fleet whose history is asked.
+#[derive(Clone, Debug)]
+pub(crate) enum WaitingFor {
+    Group(String),
+    Node(String),
+}
+
+/// Why a call was made: who gets its answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Purpose {
+    Create {
+        account: Account,
+        intent: u64,
+    },
+    DescribeLaunch {
+        account: Account,
+        intent: u64,
+    },
+    List {
+        account: Account,
+        started: u64,
+    },
+    /// Look at bound instances that a list does not show.
+    Confirm {
+        account: Account,
+        ids: Vec<String>,
+    },
+    Terminate {
+        account: Account,
+        intent: u64,
+    },
+    Tags {
+        account: Account,
+        intent: u64,
+        nodes: Vec<String>,
+        level: TagLevel,
+    },
+    /// Slurm's nodes, asked for after these accounts were listed.
+    Load {
+        accounts: Vec<Account>,
+    },
+    Tell {
+        nodes: Vec<String>,
+    },
+    /// An address for nodes that have none.
+    Place {
+        nodes: Vec<String>,
+    },
+    Report {
+        nodes: Vec<String>,
+    },
+    Weigh {
+        nodes: Vec<String>,
+        weight: u32,
+        round: u64,
+    },
+    Reset {
+        nodes: Vec<String>,
+    },
+    /// Jobs that wait for nodes which have registered.
+    StartJobs,
+    /// Instances of fleets that are still empty.
+    PollFleets {
+        account: Account,
+    },
+    ListFleets {
+        account: Account,
+        started: u64,
+    },
+    DeleteFleets {
+        account: Account,
+        intent: u64,
+    },
+    /// CreateFleet or ModifyFleet of a node group's fleet.
+    GroupFleet {
+        account: Account,
+        intent: u64,
+        stem: String,
+    },
+    PollGroup {
+        account: Account,
+        stem: String,
+    },
+    /// Why a fleet does not deliver.
+    History {
+        account: Account,
+        who: WaitingFor,
+        start_unix_ms: u64,
+    },
+    CancelSpot {
+        account: Account,
+        intent: u64,
+    },
+    /// States of instances that EC2 may hibernate.
+    WatchSleep {
+        account: Account,
+    },
+    /// A step of the move of this node's disks; without an intent it is a look.
+    Relocate {
+        account: Account,
+        node: String,
+        intent: Option<u64>,
+        group: ActionGroup,
+    },
+    /// Close the node of an instance that sleeps to new jobs.
+    Close {
+        node: String,
+    },
+    /// What a sleeping or waking node, or one whose fleet is to go, needs from slurmctld.
+    Mind,
+}
+
+impl Purpose {
+    pub(crate) fn account(&self) -> Option<&Account> {
+        match self {
+            Self::Create { account, .. }
+            | Self::DescribeLaunch { account, .. }
+            | Self::List { account, .. }
+            | Self::Confirm { account, .. }
+            | Self::Terminate { account, .. }
+            | Self::Tags { account, .. }
+            | Self::PollFleets { account }
+            | Self::ListFleets { account, .. }
+            | Self::DeleteFleets { account, .. }
+            | Self::GroupFleet { account, .. }
+            | Self::PollGroup { account, .. }
+            | Self::History { account, .. }
+            | Self::CancelSpot { account, .. }
+            | Self::Relocate { account, .. }
+            | Self::WatchSleep { account } => Some(account),
+            Self::Load { .. }
+            | Self::Tell { .. }
+            | Self::Place { .. }
+            | Self::Report { .. }
+            | Self::Weigh { .. }
+            | Self::Reset { .. }
+            | Self::StartJobs
+            | Self::Close { .. }
+            | Self::Mind => None,
+        }
+    }
+
+    fn action_group(&self) -> ActionGroup {
+        match self {
+            Self::Create { .. }
+            | Self::DeleteFleets { .. }
+            | Self::GroupFleet { .. }
+            | Self::CancelSpot { .. } => ActionGroup::Mutate,
+            Self::Relocate { group, .. } => *group,
+            Self::Terminate { .. } => ActionGroup::Terminate,
+            Self::Tags { .. } => ActionGroup::CreateTags,
+            _ => ActionGroup::Describe,
+        }
+    }
+
+    /// Terminations and recovery before launches, `Name` tags last.
+    fn priority(&self) -> u8 {
+        match self {
+            Self::Terminate { .. } | Self::DeleteFleets { .. } => 0,
+            Self::Create { .. } | Self::GroupFleet { .. } | Self::DescribeLaunch { .. } => 1,
+            Self::Tags { level: TagLevel::Full, .. } => LOWEST,
+            _ => 2,
+        }
+    }
+}
+
+/// Calls of one account since the engine began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) calls: u64,
+    pub(crate) throttled: u64,
+}
+
+/// Calls that take a token from the same bucket, and are as urgent as each other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Lane {
+    priority: u8,
+    account: Account,
+    group: ActionGroup,
+}
+
+/// Calls that wait for their budget, each lane in its order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outbox {
+    lanes: BTreeMap<Lane, VecDeque<(Purpose, CloudRequest)>>,
+}
+
+impl Outbox {
+    fn push(&mut self, purpose: Purpose, request: CloudRequest) {
+        let Some(account) = purpose.account().cloned() else { return };
+        let lane = Lane { priority: purpose.priority(), account, group: purpose.action_group() };
+        self.lanes.entry(lane).or_default().push_back((purpose, request));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+}
+
+/// Calls under way and on their way out.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    pub(crate) open: BTreeMap<CallId, Purpose>,
+    next: CallId,
+    pub(crate) outbox: Outbox,
+    pub(crate) budgets: BTreeMap<Account, Budget>,
+    pub(crate) counts: BTreeMap<Account, Counts>,
+    pub(crate) slurm_updates: u64,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            open: BTreeMap::new(),
+            next: 1,
+            outbox: Outbox::default(),
+            budgets: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            slurm_updates: 0,
+        }
+    }
+}
+
+impl Cx {
+    /// Write down a call that changes EC2; its number names it in the journal.
+    pub(crate) fn record_intent(
+        &mut self,
+        account: &Account,
+        request: CloudRequest,
+        launch: Option<LaunchIntent>,
+    ) -> u64 {
+        let id = self.persisted.next_id;
+        let intent = Intent { unix_ms: self.now.unix_ms, account: account.clone(), request, launch };
+        self.record(Record::Intent { id, intent });
+        id
+    }
+
+    /// What an intent that EC2 has not answered asks for.
+    pub(crate) fn open_request(&self, intent: u64) -> Option<CloudRequest> {
+        self.persisted.open.get(&intent).map(|open| open.request.clone())
+    }
+
+    /// Queue a call to EC2; it leaves at the end of this step unless the budget says later.
+    pub(crate) fn cloud(&mut self, purpose: Purpose, request: CloudRequest) {
+        self.calls.outbox.push(purpose, request);
+    }
+
+    pub(crate) fn slurm_call(&mut self, purpose: Purpose, request: SlurmRequest) {
+        let call = self.new_call(purpose);
+        if matches!(request, SlurmRequest::UpdateNodes(_)) {
+            self.calls.slurm_updates += 1;
+        }
+        self.step.effects.push(Effect::Slurm { call, request });
+    }
+
+    fn new_call(&mut self, purpose: Purpose) -> CallId {
+        let call = self.calls.next;
+        self.calls.next += 1;
+        self.calls.open.insert(call, purpose);
+        call
+    }
+
+    /// A lane that must wait keeps everything behind its first call: the bucket is the same for all of it.
+    pub(crate) fn send_outbox(&mut self) -> Deadline {
+        let mut next = Deadline::NONE;
+        let mut lanes = std::mem::take(&mut self.calls.outbox.lanes);
+        for (lane, waiting) in &mut lanes {
+            if self.persisted.paused && lane.group != ActionGroup::Describe {
+                continue;
+            }
+            while let Some((purpose, request)) = waiting.pop_front() {
+                let budget = self.calls.budgets.entry(lane.account.clone()).or_default();
+                if let Err(ready) = budget.take(lane.group, lane.priority == LOWEST, self.now) {
+                    next = next.or(Some(ready));
+                    waiting.push_front((purpose, request));
+                    break;
+                }
+                let call = self.new_call(purpose);
+                self.calls.counts.entry(lane.account.clone()).or_default().calls += 1;
+                self.step.effects.push(Effect::Cloud { call, account: lane.account.clone(), request });
+            }
+        }
+        lanes.retain(|_, waiting| !waiting.is_empty());
+        self.calls.outbox.lanes = lanes;
+        next
+    }
+
+    pub(crate) fn note_budget(&mut self, purpose: &Purpose, result: &CloudResult) {
+        let Some(account) = purpose.account().cloned() else { return };
+        let group = purpose.action_group();
+        let budget = self.calls.budgets.entry(account.clone()).or_default();
+        match result {
+            Err(error) if error.class == ErrorClass::Throttle => {
+                budget.throttled(group, self.now, &mut self.rng);
+                self.calls.counts.entry(account.clone()).or_default().throttled += 1;
+                let text = format!("EC2 in {account} asks for fewer requests");
+                self.fact(self.new_fact(FactKind::Throttled, text).code(error.code.clone()));
+            }
+            _ => budget.passed(group, self.now),
+        }
+    }
+
+    pub(crate) fn take_minded(&mut self, result: SlurmResult) {
+        if let Err(error) = result {
+            self.fact(self.new_fact(FactKind::SlurmUnknown, error.to_string()));
+        }
+    }
+}

@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The decision maker: events in, records, effects and facts out. No clock, no I/O, no thread.
+//!
+//! Every decision is level-triggered: after each event the engine looks at what Slurm wants, what EC2 has and
+//! what is under way, and does what is missing. An event that comes twice, late or never changes when
+//! something is done, not what.
+
+mod admin;
+mod cx;
+mod demand;
+mod ground;
+mod groups;
+mod hibernation;
+mod launch;
+mod node_fleets;
+mod reconcile;
+mod recover;
+mod reports;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use cx::nodes::{Desire, Node};
+pub use cx::{EngineOptions, PowerSource};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::ec2_api::{CloudReply, CloudResult};
+use crate::engine::cx::calls::{Calls, Purpose};
+use crate::engine::cx::ledger::Index;
+use crate::engine::cx::{Changed, Cx};
+use crate::engine::demand::Demand;
+use crate::engine::ground::Ground;
+use crate::engine::ground::addresses::Addresses;
+use crate::engine::ground::delete_fleets::FleetDeletions;
+use crate::engine::ground::failures::Failures;
+use crate::engine::ground::launches::Launches;
+use crate::engine::ground::lowering::Lowering;
+use crate::engine::ground::placeholders::Placeholders;
+use crate::engine::ground::pools::Pools;
+use crate::engine::ground::sight::Sight;
+use crate::engine::ground::sleepers::Sleepers;
+use crate::engine::ground::tags::Tags;
+use crate::engine::ground::terminate::Terminations;
+use crate::engine::ground::waiting::{Queue, Waiting};
+use crate::engine::ground::weights::Weights;
+use crate::engine::groups::GroupFleets;
+use crate::engine::hibernation::Hibernation;
+use crate::engine::launch::{FallBack, Launching};
+use crate::engine::node_fleets::NodeFleets;
+use crate::engine::reconcile::Reconcile;
+use crate::event::{CallId, Event, Step};
+use crate::fact::FactKind;
+use crate::name_map::NameMap;
+use crate::record::{Binding, Persisted, Record};
+use crate::site::{Account, Lifecycle, Site};
+use crate::slurm_api::{SlurmError, SlurmNode, SlurmReply};
+use crate::time::Now;
+
+/// The whole decision state: the ground, and those who decide upon it.
+pub struct Engine {
+    g: Ground,
+    demand: Demand,
+    launching: Launching,
+    node_fleets: NodeFleets,
+    groups: GroupFleets,
+    hibernation: Hibernation,
+    reconcile: Reconcile,
+}
+
+impl Engine {
+    /// An engine that continues from `persisted`. The first [`Event::Tick`] begins its work.
+    #[must_use]
+    pub fn new(site: Arc<Site>, persisted: Persisted, options: EngineOptions, now: Now) -> Self {
+        let cx = Cx {
+            ledger: Index::of(&persisted, Arc::clone(&site)),
+            rng: fastrand::Rng::with_seed(options.seed),
+            site: Arc::clone(&site),
+            options,
+            persisted,
+            nodes: NameMap::default(),
+            calls: Calls::default(),
+            counter: 0,
+            now,
+            deadline: Some(now.mono_ms),
+            changed: Changed::default(),
+            step: Step::default(),
+        };
+        let g = Ground {
+            cx,
+            sight: Sight::default(),
+            waiting: Waiting::default(),
+            launches: Launches::default(),
+            pools: Pools::default(),
+            sleepers: Sleepers::default(),
+            lowering: Lowering::default(),
+            terminations: Terminations::default(),
+            deletions: FleetDeletions::default(),
+            addresses: Addresses::default(),
+            placeholders: Placeholders::default(),
+            failures: Failures::default(),
+            weights: Weights::of(&site),
+            tags: Tags::default(),
+        };
+        let mut engine = Self {
+            g,
+            demand: Demand::default(),
+            launching: Launching,
+            node_fleets: NodeFleets::default(),
+            groups: GroupFleets::default(),
+            hibernation: Hibernation::default(),
+            reconcile: Reconcile,
+        };
+        engine.recover();
+        engine
+    }
+
+    /// Take one event in and say what is to be done about it.
+    pub fn step(&mut self, event: Event, now: Now) -> Step {
+        // A clock that steps back must not undo what a later moment decided.
+        self.g.cx.now = Now { mono_ms: now.mono_ms.max(self.g.cx.now.mono_ms), unix_ms: now.unix_ms };
+        self.take_in(event);
+        self.decide();
+        std::mem::take(&mut self.g.cx.step)
+    }
+
+    /// `mono_ms` at which a [`Event::Tick`] is due, if nothing happens before.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.g.cx.deadline
+    }
+
+    /// Nothing is under way and nothing is owed but `Name` tags and the next rescan.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.g.sight.is_slurm_settled()
+            && self.g.sight.views_ready(&self.g.cx)
+            && self.g.cx.calls.open.is_empty()
+            && self.g.cx.calls.outbox.is_empty()
+            && self.g.launches.open.is_empty()
+            && self.g.waiting.queues.values().all(Queue::is_empty)
+            && self.g.terminations.is_idle()
+            && self.g.launches.fulfilling.is_empty()
+            && self.groups.group_fleets_quiet(&self.g)
+            && self.g.deletions.is_idle()
+            && self.g.addresses.is_empty()
+            && self.g.failures.is_empty()
+            && self.g.weights.is_empty()
+            && self.g.tags.node_tags_done()
+            && self.g.cx.persisted.open.is_empty()
+    }
+
+    /// The state that the journal's snapshot holds.
+    #[must_use]
+    pub fn persisted(&self) -> &Persisted {
+        &self.g.cx.persisted
+    }
+
+    #[must_use]
+    pub fn site(&self) -> &Arc<Site> {
+        &self.g.cx.site
+    }
+
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.g.cx.nodes.get(name)
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = (&String, &Node)> {
+        self.g.cx.nodes.iter()
+    }
+
+    #[must_use]
+    pub fn binding(&self, node: &str) -> Option<&Binding> {
+        self.g.cx.persisted.bindings.get(node)
+    }
+
+    /// Whether the indexes say what a recount of the state says. For tests: it walks everything.
+    #[must_use]
+    pub fn indexes_agree(&self) -> bool {
+        self.g.cx.ledger == Index::of(&self.g.cx.persisted, Arc::clone(&self.g.cx.site))
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Power(reading) => self.demand.take_power(&mut self.g, &mut self.groups, &reading),
+            Event::ResumeRequested { nodes, jobs } => {
+                let ids: Vec<u64> = jobs.iter().flatten().map(|job| job.job_id).collect();
+                if let Some(jobs) = jobs {
+                    self.g.waiting.learn_jobs(&self.g.cx, &nodes, jobs);
+                }
+                self.demand.take_request(&mut self.g, &mut self.groups, &nodes, Desire::Waking);
+                self.demand.give_up_late_jobs(&mut self.g, ids);
+            }
+            Event::SuspendRequested { nodes } => {
+                self.demand.take_request(&mut self.g, &mut self.groups, &nodes, Desire::Down)
+            }
+            Event::ResumeFailed { nodes } => {
+                self.demand.take_resume_failed(&mut self.g, &mut self.groups, &nodes)
+            }
+            Event::CloudAnswered { call, result } => self.take_cloud(call, result),
+            Event::SlurmAnswered { call, result } => self.take_slurm(call, result),
+            Event::SiteChanged(site) => self.take_site(site),
+            Event::Rescan => {
+                self.g.forget_weights();
+                self.g.sight.rescan_now(&self.g.cx);
+            }
+            Event::LockRequested { nodes, locked } => self.take_lock(nodes, locked),
+            Event::PauseRequested { paused } => {
+                self.g.cx.record(Record::Pause { paused });
+                let text = if paused {
+                    "no EC2 instance is launched or terminated until resumed"
+                } else {
+                    "operations resumed"
+                };
+                self.g.cx.fact(self.g.cx.new_fact(FactKind::Paused, text));
+                if !paused {
+                    for pressure in self.g.pools.pressure.values_mut() {
+                        pressure.open();
+                    }
+                    self.g.sight.rescan_now(&self.g.cx);
+                }
+            }
+            Event::ReplaceRequested { nodes } => self.take_replace(&nodes),
+            Event::ResetRequested { nodes } => self.demand.reset_nodes(&mut self.g, &nodes),
+            Event::DeleteFleetsRequested { fleet_ids } => self.delete_asked_fleets(&fleet_ids),
+            Event::Tick => {}
+        }
+    }
+
+    fn decide(&mut self) {
+        self.g.cx.deadline = None;
+        let mut next = self.g.sight.list_when_due(&mut self.g.cx);
+        self.demand.close_launch_batches(&mut self.g, &mut self.launching, &mut self.groups);
+        self.launching.advance_launches(&mut self.g);
+        self.groups.mind_group_fleets(&mut self.g);
+        self.node_fleets.watch_fleets(&mut self.g, &mut self.launching);
+        next = next.or(self.g.deletions.delete_fleets(&mut self.g.cx));
+        self.node_fleets.look_for_shortage(&mut self.g, &mut self.groups);
+        self.hibernation.mind_sleepers(&mut self.g);
+        self.hibernation.mind_relocations(&mut self.g);
+        next = next.or(self.g.terminations.end_instances(&mut self.g.cx));
+        next = next.or(self.g.addresses.tell(&mut self.g.cx, self.g.placeholders.in_flight()));
+        self.g.settle_failures();
+        next = next.or(self.g.place_and_report());
+        next = next.or(self.g.weights.set(&mut self.g.cx, self.g.sight.is_slurm_known()));
+        self.demand.start_ready_jobs(&mut self.g);
+        next = next.or(self.g.tags.write_tags(&mut self.g.cx));
+        next = next.or(self.g.cx.send_outbox());
+        self.g.cx.deadline = next.or(self.g.cx.deadline).mono_ms();
+    }
+
+    fn take_cloud(&mut self, call: CallId, result: CloudResult) {
+        let Some(purpose) = self.g.cx.calls.open.remove(&call) else { return };
+        self.g.cx.note_budget(&purpose, &result);
+        match purpose {
+            Purpose::Create { intent, .. } => {
+                if let Some(FallBack { group, nodes }) =
+                    self.launching.take_fleet(&mut self.g, intent, result)
+                {
+                    self.demand.begin_launch(
+                        &mut self.g,
+                        &mut self.launching,
+                        &mut self.groups,
+                        &group,
+                        nodes,
+                        Lifecycle::OnDemand,
+                    );
+                }
+            }
+            Purpose::DescribeLaunch { intent, .. } => {
+                self.launching.take_launch_instances(&mut self.g, intent, result)
+            }
+            Purpose::List { account, started, .. } => {
+                self.g.sight.take_listing(&mut self.g.cx, &account, started, result)
+            }
+            Purpose::Confirm { account, ids } => {
+                self.reconcile.take_confirmation(&mut self.g, &account, &ids, result)
+            }
+            Purpose::Terminate { intent, .. } => {
+                self.g.terminations.take_terminated(&mut self.g.cx, intent, result)
+            }
+            Purpose::Tags { intent, nodes, level, .. } => {
+                self.g.tags.take_tagged(&mut self.g.cx, intent, nodes, level, result)
+            }
+            Purpose::PollFleets { account } => {
+                self.node_fleets.take_fleet_instances(&mut self.g, &account, result)
+            }
+            Purpose::ListFleets { account, started } => self.take_fleets(&account, started, result),
+            Purpose::DeleteFleets { intent, .. } => {
+                self.g.deletions.take_deleted(&mut self.g.cx, intent, result)
+            }
+            Purpose::GroupFleet { intent, stem, .. } => {
+                self.groups.take_group_call(&mut self.g, intent, &stem, result)
+            }
+            Purpose::History { account, who, start_unix_ms } => {
+                self.node_fleets.take_history(
+                    &mut self.g,
+                    &mut self.launching,
+                    &mut self.groups,
+                    &account,
+                    &who,
+                    start_unix_ms,
+                    result,
+                );
+            }
+            Purpose::PollGroup { account, stem } => {
+                self.groups.take_group_instances(&mut self.g, &account, &stem, result)
+            }
+            Purpose::CancelSpot { account, intent } => {
+                self.g.lowering.take_cancelled(&mut self.g.cx, &account, intent, result)
+            }
+            Purpose::WatchSleep { .. } => self.hibernation.take_sleep_watch(&mut self.g, result),
+            Purpose::Relocate { node, intent, .. } => {
+                self.hibernation.take_relocation(&mut self.g, &node, intent, result)
+            }
+            Purpose::Mind
+            | Purpose::Close { .. }
+            | Purpose::StartJobs
+            | Purpose::Load { .. }
+            | Purpose::Tell { .. }
+            | Purpose::Place { .. }
+            | Purpose::Report { .. }
+            | Purpose::Weigh { .. }
+            | Purpose::Reset { .. } => {}
+        }
+    }
+
+    fn take_slurm(&mut self, call: CallId, result: crate::slurm_api::SlurmResult) {
+        let Some(purpose) = self.g.cx.calls.open.remove(&call) else { return };
+        match purpose {
+            Purpose::Load { accounts } => self.take_nodes(
+                &accounts,
+                result.map(|reply| match reply {
+                    SlurmReply::Nodes(nodes) => nodes,
+                    SlurmReply::Done => Vec::new(),
+                }),
+            ),
+            Purpose::Tell { nodes } => self.g.take_told(nodes, result),
+            Purpose::Place { nodes } => self.g.placeholders.take_placed(&mut self.g.cx, nodes, result),
+            Purpose::Report { nodes } => self.g.failures.take_reported(&mut self.g.cx, &nodes, result),
+            Purpose::Weigh { nodes, weight, round } => {
+                self.g.weights.take_weighed(&mut self.g.cx, nodes, weight, round, result)
+            }
+            Purpose::Reset { nodes } => self.g.sight.take_reset(&mut self.g.cx, &nodes, result),
+            Purpose::StartJobs
+            | Purpose::Create { .. }
+            | Purpose::DescribeLaunch { .. }
+            | Purpose::List { .. }
+            | Purpose::Confirm { .. }
+            | Purpose::Terminate { .. }
+            | Purpose::Tags { .. }
+            | Purpose::PollFleets { .. }
+            | Purpose::ListFleets { .. }
+            | Purpose::DeleteFleets { .. }
+            | Purpose::GroupFleet { .. }
+            | Purpose::PollGroup { .. }
+            | Purpose::History { .. }
+            | Purpose::CancelSpot { .. }
+            | Purpose::Relocate { .. }
+            | Purpose::WatchSleep { .. } => {}
+            Purpose::Close { node } => self.hibernation.take_closed(&mut self.g, &node, result),
+            Purpose::Mind => self.g.cx.take_minded(result),
+        }
+    }
+
+    fn take_fleets(&mut self, account: &Account, started: u64, result: CloudResult) {
+        let Ok(CloudReply::Fleets(fleets)) = result else { return };
+        self.groups.take_group_fleets(&mut self.g, account, started, &fleets);
+        self.node_fleets.take_fleets(&mut self.g, account, fleets);
+    }
+
+    fn take_site(&mut self, site: Arc<Site>) {
+        self.g.cx.site = site;
+        let site = Arc::clone(&self.g.cx.site);
+        self.g.sight.forget_accounts(&self.g.cx);
+        self.groups.group_fleets_of_new_site(&mut self.g);
+        // A node that the new configuration does not know is left alone; one it knows again is re-read.
+        self.g.cx.nodes.retain(|name, _| site.locate(name).is_some());
+        self.g.waiting.queues.retain(|stem, _| site.group(stem).is_some());
+        self.g.cx.ledger = Index::of(&self.g.cx.persisted, Arc::clone(&site));
+        self.g.weigh_by_new_site();
+        // Times and rules may be others now.
+        self.g.launches.fulfilling.touch_all();
+        self.g.sleepers.sleeping.touch_all();
+        for state in self.groups.states.values_mut() {
+            state.touch_all();
+        }
+        self.g.cx.fact(
+            self.g.cx.new_fact(
+                FactKind::ConfigLoaded,
+                format!("{} node groups are configured", site.groups().len()),
+            ),
+        );
+        self.g.sight.rescan_now(&self.g.cx);
+    }
+
+    /// Instances that are bound, by id.
+    #[must_use]
+    pub fn bound_instances(&self) -> BTreeSet<&str> {
+        self.g.cx.ledger.owners.keys().map(String::as_str).collect()
+    }
+
+    fn take_nodes(&mut self, accounts: &[Account], result: Result<Vec<SlurmNode>, SlurmError>) {
+        let nodes = match result {
+            Ok(nodes) => nodes,
+            Err(error) => return self.g.sight.load_failed(&mut self.g.cx, &error),
+        };
+        self.g.sight.nodes_loaded(&mut self.g.cx);
+        self.demand.take_slurm_nodes(&mut self.g, &mut self.groups, &nodes);
+        self.g.weights.weights_read();
+        let mut seen = BTreeMap::new();
+        for account in accounts {
+            let Some((started, instances)) = self.g.sight.take_fresh(account) else { continue };
+            self.reconcile.judge(&mut self.g, &mut self.groups, account, started, &instances);
+            seen.insert(account.clone(), started);
+            self.launching.settle_recovered(&mut self.g, account);
+            self.g.deletions.settle_deletions(&mut self.g.cx, account);
+            self.g.sight.judged(account);
+        }
+        self.hibernation.end_unanswered(&mut self.g, &seen);
+        self.demand.reset_stuck(&mut self.g);
+        self.g.terminations.forget_ended(&self.g.cx);
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Node groups, for `ec2fleet status`.
+
+use std::collections::BTreeMap;
+
+use crate::engine::Engine;
+use crate::engine::cx::nodes::Desire;
+use crate::report::{Cooldown, GroupReport};
+use crate::site::{FleetScope, Lifecycle, NodeGroup};
+
+impl Engine {
+    #[must_use]
+    pub fn group_reports(&self) -> Vec<GroupReport> {
+        let mut reports: BTreeMap<String, GroupReport> = BTreeMap::new();
+        for (name, node) in &self.g.cx.nodes {
+            let Some((group, _)) = self.g.cx.site.locate(name) else { continue };
+            let report = reports.entry(group.stem()).or_default();
+            let binding = self.g.cx.persisted.bindings.get(name);
+            match self.phase(name, node, binding) {
+                "pending" => report.pending += 1,
+                "launching" => report.launching += 1,
+                "booting" => report.booting += 1,
+                "ready" => report.ready += 1,
+                "busy" => report.busy += 1,
+                "asleep" | "moving" => report.asleep += 1,
+                "stopping" => report.stopping += 1,
+                "failed" => report.failed += 1,
+                _ => {}
+            }
+            report.wanted += u32::from(matches!(node.desire, Desire::Waking) || binding.is_some());
+            report.locked += u32::from(self.g.cx.is_locked(name));
+            if let Some(binding) = binding {
+                report.instances += 1;
+                match binding.lifecycle {
+                    Lifecycle::Spot => report.spot_instances += 1,
+                    Lifecycle::OnDemand => report.on_demand_instances += 1,
+                }
+            }
+        }
+        self.g
+            .cx
+            .site
+            .groups()
+            .iter()
+            .map(|group| self.finish_group(group, reports.remove(&group.stem()).unwrap_or_default()))
+            .collect()
+    }
+
+    fn finish_group(&self, group: &NodeGroup, mut report: GroupReport) -> GroupReport {
+        let stem = group.stem();
+        report.partition.clone_from(&group.partition);
+        report.group.clone_from(&group.name);
+        report.region.clone_from(&group.account.region);
+        report.profile.clone_from(&group.account.profile);
+        report.lifecycle = group.lifecycle;
+        report.scope = group.scope;
+        report.max_nodes = group.max_nodes;
+        let elsewhere = report.pending
+            + report.launching
+            + report.booting
+            + report.ready
+            + report.busy
+            + report.asleep
+            + report.stopping
+            + report.failed;
+        report.powered_down = group.max_nodes.saturating_sub(elsewhere);
+        if let Some(pressure) = self.g.pools.pressure.get(&stem) {
+            report.protected = pressure.is_protected();
+            report.protected_reason = pressure
+                .is_protected()
+                .then(|| format!("{} launches in a row gave no instance", pressure.failures()));
+            report.last_error = pressure.last_error().cloned();
+        }
+        report.cooldowns = self
+            .g
+            .pools
+            .cooling
+            .iter()
+            .filter(|(pool, cooling)| cooling.until > self.g.cx.now.mono_ms && pool.serves(group))
+            .map(|(pool, cooling)| Cooldown {
+                until_unix_ms: self.g.cx.now.unix_ms + (cooling.until - self.g.cx.now.mono_ms),
+                code: "InsufficientInstanceCapacity".into(),
+                refusals: 1,
+                ..pool.report()
+            })
+            .collect();
+        report.fleet_target = (group.scope != FleetScope::Launch).then(|| {
+            if let Some(fleet) = self.g.cx.persisted.group_fleets.get(&stem) {
+                return fleet.spot_target.saturating_add(fleet.on_demand_target);
+            }
+            let fleets = self
+                .g
+                .cx
+                .persisted
+                .fleets
+                .keys()
+                .filter(|node| self.g.cx.site.locate(node).is_some_and(|(g, _)| g.stem() == stem));
+            u32::try_from(fleets.count()).unwrap_or(u32::MAX)
+        });
+        report
+    }
+}

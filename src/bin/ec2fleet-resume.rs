@@ -1,8 +1,0 @@
-// SPDX-License-Identifier: GPL-3.0-or-later
-//! What slurm.conf names as ResumeProgram.
-
-use slurm_ec2_fleet::cli::programs;
-
-fn main() -> std::process::ExitCode {
-    programs::main(programs::Program::Resume)
-}
