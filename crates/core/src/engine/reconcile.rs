@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::cx::nodes::{Desire, busy_addresses};
 use crate::engine::ground::Ground;
 use crate::engine::ground::adopt::Strangers;
@@ -161,7 +161,7 @@ impl Reconcile {
             .retain(|id, _| g.cx.ledger.owners.get(id).is_none_or(|owner| owner.listed != g.sight.lists));
         if !ids.is_empty() {
             let request = CloudRequest::DescribeInstances { ids: ids.clone() };
-            g.cx.cloud(Purpose::Confirm { account: account.clone(), ids }, request);
+            g.cx.cloud(CloudPurpose::Confirm { account: account.clone(), ids }, request);
         }
     }
 
@@ -172,7 +172,7 @@ impl Reconcile {
         ids: &[String],
         result: CloudResult,
     ) {
-        let Ok(CloudReply::Instances(instances)) = result else { return };
+        let Ok(instances) = result.and_then(CloudReply::into_instances) else { return };
         let now = g.cx.now;
         let grace = u64::from(g.cx.site.settings.consistency_grace_s) * 1000;
         let mut unsure = false;

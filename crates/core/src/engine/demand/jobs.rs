@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::engine::cx::PowerSource;
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::SlurmPurpose;
 use crate::engine::cx::nodes::Desire;
 use crate::engine::demand::Demand;
 use crate::engine::ground::Ground;
@@ -92,6 +92,6 @@ impl Demand {
             return;
         }
         self.start_jobs_at = None;
-        g.cx.slurm_call(Purpose::StartJobs, SlurmRequest::StartReadyJobs);
+        g.cx.slurm_call(SlurmPurpose::StartJobs, SlurmRequest::StartReadyJobs);
     }
 }

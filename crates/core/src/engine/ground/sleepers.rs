@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::ec2_api::{Instance, InstanceState};
 use crate::engine::cx::Cx;
 use crate::engine::cx::agenda::{Agenda, Watched};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::SlurmPurpose;
 use crate::engine::cx::nodes::Desire;
 use crate::fact::FactKind;
 use crate::record::Record;
@@ -89,7 +89,7 @@ impl Sleepers {
             reached.push(node.clone());
         }
         if !reached.is_empty() {
-            cx.slurm_call(Purpose::Mind, SlurmRequest::KeepResponding { nodes: reached });
+            cx.slurm_call(SlurmPurpose::Mind, SlurmRequest::KeepResponding { nodes: reached });
         }
     }
 
@@ -141,13 +141,13 @@ impl Sleepers {
             return;
         }
         // From now on slurmd has SlurmdTimeout to answer, like any other.
-        cx.slurm_call(Purpose::Mind, SlurmRequest::KeepResponding { nodes: vec![node.to_owned()] });
+        cx.slurm_call(SlurmPurpose::Mind, SlurmRequest::KeepResponding { nodes: vec![node.to_owned()] });
         let update = NodeUpdate {
             names: vec![node.to_owned()],
             state: Some(NodeStateChange::Undrain),
             ..NodeUpdate::default()
         };
-        cx.slurm_call(Purpose::Mind, SlurmRequest::UpdateNodes(update));
+        cx.slurm_call(SlurmPurpose::Mind, SlurmRequest::UpdateNodes(update));
         if let Some(n) = cx.nodes.get_mut(node) {
             n.flags = n.flags.without(NodeFlags::DRAIN);
         }

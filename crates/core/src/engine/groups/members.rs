@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, Fleet, Instance, InstanceState};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::cx::ledger::stem_of_key;
 use crate::engine::cx::nodes::busy_addresses;
 use crate::engine::ground::Ground;
@@ -51,13 +51,13 @@ impl GroupFleets {
         if unsettled {
             let cluster = g.cx.site.cluster.clone();
             g.cx.cloud(
-                Purpose::ListFleets { account: fleet.account.clone(), started: now },
+                CloudPurpose::ListFleets { account: fleet.account.clone(), started: now },
                 CloudRequest::DescribeFleets { cluster },
             );
         }
         let fleet_ids = vec![fleet.fleet_id];
         g.cx.cloud(
-            Purpose::PollGroup { account: fleet.account, stem: stem.to_owned() },
+            CloudPurpose::PollGroup { account: fleet.account, stem: stem.to_owned() },
             CloudRequest::DescribeFleetInstances { fleet_ids },
         );
     }
@@ -73,7 +73,7 @@ impl GroupFleets {
         let now = g.cx.now.mono_ms;
         let Some(state) = self.states.get_mut(stem) else { return };
         state.poll_in_flight = false;
-        let Ok(CloudReply::Instances(mut instances)) = result else { return };
+        let Ok(mut instances) = result.and_then(CloudReply::into_instances) else { return };
         state.looked = true;
         let before_raise = state.before_raise.take().is_some_and(|until| until > now);
         let Some(fleet) = g.cx.persisted.group_fleets.get(stem).cloned() else { return };

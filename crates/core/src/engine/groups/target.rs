@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::ec2_api::{CloudRequest, FleetTemplate, InstanceState};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::cx::ledger::stem_of_key;
 use crate::engine::ground::Ground;
 use crate::engine::groups::GroupFleets;
@@ -193,7 +193,7 @@ impl GroupFleets {
         if !requests.is_empty() {
             let request = CloudRequest::CancelSpotInstanceRequests { ids: requests };
             let id = g.cx.record_intent(account, request.clone(), None);
-            g.cx.cloud(Purpose::CancelSpot { account: account.clone(), intent: id }, request);
+            g.cx.cloud(CloudPurpose::CancelSpot { account: account.clone(), intent: id }, request);
         }
     }
 }

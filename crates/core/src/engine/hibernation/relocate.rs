@@ -4,7 +4,7 @@
 //! The node keeps its binding to the Spot instance, and is kept responding, until the on-demand instance runs.
 
 use crate::ec2_api::{CloudError, CloudReply, CloudRequest, CloudResult, ErrorClass, Instance};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::ground::Ground;
 use crate::engine::ground::sleepers::{MINUTE_MS, Pace};
 use crate::engine::hibernation::Hibernation;
@@ -111,7 +111,7 @@ impl Hibernation {
     fn look(&mut self, g: &mut Ground, node: &str) {
         let Some(moving) = g.cx.moving(node) else { return };
         g.sleepers.pace(node).in_flight = true;
-        let purpose = Purpose::Relocate {
+        let purpose = CloudPurpose::Relocate {
             account: moving.account.clone(),
             node: node.to_owned(),
             intent: None,
@@ -129,7 +129,7 @@ impl Hibernation {
         let intent = g.cx.record_intent(&moving.account, request.clone(), None);
         g.sleepers.pace(&moving.node).in_flight = true;
         let (account, node) = (moving.account.clone(), moving.node.clone());
-        g.cx.cloud(Purpose::Relocate { account, node, intent: Some(intent), group }, request);
+        g.cx.cloud(CloudPurpose::Relocate { account, node, intent: Some(intent), group }, request);
     }
 
     pub(crate) fn take_relocation(
@@ -150,9 +150,10 @@ impl Hibernation {
         }
         let Some(moving) = g.cx.moving(node) else { return };
         match (request, result) {
-            (None, Ok(CloudReply::Parts { instances, volumes })) => {
-                self.go_on(g, node, &instances, &volumes);
-            }
+            (None, result) => match result.and_then(CloudReply::into_parts) {
+                Ok((instances, volumes)) => self.go_on(g, node, &instances, &volumes),
+                Err(error) => self.look_failed(g, node, &error),
+            },
             (Some(request), Ok(reply)) => {
                 let made = match reply {
                     CloudReply::Instances(instances) => instances.into_iter().next().map(|found| found.id),
@@ -164,16 +165,6 @@ impl Hibernation {
                 g.sleepers.pace(node).next_at = 0;
                 self.set(g, &moving, next);
             }
-            (None, Ok(other)) => {
-                let error = CloudError {
-                    class: ErrorClass::Other,
-                    code: "UnexpectedReply".into(),
-                    message: format!("{other:?}"),
-                    request_id: None,
-                };
-                self.look_failed(g, node, &error);
-            }
-            (None, Err(error)) => self.look_failed(g, node, &error),
             (Some(request), Err(error)) => self.refused(g, &moving, &request, &error),
         }
     }

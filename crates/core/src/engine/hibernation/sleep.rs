@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, InstanceState};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::{CloudPurpose, SlurmPurpose};
 use crate::engine::cx::ledger::Bound;
 use crate::engine::cx::nodes::Desire;
 use crate::engine::ground::Ground;
@@ -56,14 +56,14 @@ impl Hibernation {
         self.watch_at = g.cx.now.mono_ms + self.alive_interval_ms(g).min(10_000);
         for (account, ids) in by_account {
             self.watches_in_flight += 1;
-            g.cx.cloud(Purpose::WatchSleep { account }, CloudRequest::DescribeInstances { ids });
+            g.cx.cloud(CloudPurpose::WatchSleep { account }, CloudRequest::DescribeInstances { ids });
         }
     }
 
     pub(crate) fn take_sleep_watch(&mut self, g: &mut Ground, result: CloudResult) {
         self.watches_in_flight = self.watches_in_flight.saturating_sub(1);
         // An unanswered question changes nothing: who sleeps sleeps on, who is awake is left to Slurm.
-        let Ok(CloudReply::Instances(instances)) = result else { return };
+        let Ok(instances) = result.and_then(CloudReply::into_instances) else { return };
         let mut moved = Vec::new();
         for instance in &instances {
             g.sleepers.note_instance_state(&mut g.cx, instance);
@@ -92,7 +92,7 @@ impl Hibernation {
             reason: Some(format!("{REASON_PREFIX}{ASLEEP_REASON}")),
             ..NodeUpdate::default()
         };
-        g.cx.slurm_call(Purpose::Close { node: node.to_owned() }, SlurmRequest::UpdateNodes(update));
+        g.cx.slurm_call(SlurmPurpose::Close { node: node.to_owned() }, SlurmRequest::UpdateNodes(update));
         None
     }
 
@@ -175,7 +175,7 @@ impl Hibernation {
             .map(|(node, _)| node.clone())
             .collect();
         if !nodes.is_empty() {
-            g.cx.slurm_call(Purpose::Mind, SlurmRequest::KeepResponding { nodes });
+            g.cx.slurm_call(SlurmPurpose::Mind, SlurmRequest::KeepResponding { nodes });
         }
     }
 
@@ -205,7 +205,7 @@ impl Hibernation {
         let next = sleep.since + sleep.extended * MINUTE_MS;
         if missing > 0 {
             let minutes = u32::try_from(missing).unwrap_or(u32::MAX);
-            g.cx.slurm_call(Purpose::Mind, SlurmRequest::ExtendJobs { node: node.to_owned(), minutes });
+            g.cx.slurm_call(SlurmPurpose::Mind, SlurmRequest::ExtendJobs { node: node.to_owned(), minutes });
         }
         Some(next)
     }

@@ -9,7 +9,7 @@ mod shortage;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, Fleet, Instance, InstanceState};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::cx::nodes::Desire;
 use crate::engine::ground::Ground;
 use crate::engine::ground::launches::Fulfil;
@@ -129,13 +129,16 @@ impl NodeFleets {
         self.poll_at = g.cx.now.mono_ms + POLL_MS;
         for (account, fleet_ids) in by_account {
             self.poll_in_flight = true;
-            g.cx.cloud(Purpose::PollFleets { account }, CloudRequest::DescribeFleetInstances { fleet_ids });
+            g.cx.cloud(
+                CloudPurpose::PollFleets { account },
+                CloudRequest::DescribeFleetInstances { fleet_ids },
+            );
         }
     }
 
     pub(crate) fn take_fleet_instances(&mut self, g: &mut Ground, account: &Account, result: CloudResult) {
         self.poll_in_flight = false;
-        let Ok(CloudReply::Instances(instances)) = result else { return };
+        let Ok(instances) = result.and_then(CloudReply::into_instances) else { return };
         let owner: BTreeMap<&str, &str> = g
             .launches
             .fulfilling
