@@ -27,7 +27,8 @@ use std::sync::Arc;
 
 use crate::ec2_api::{CloudReply, CloudResult};
 use crate::engine::cx::calls::{Calls, CloudPurpose, SlurmPurpose};
-use crate::engine::cx::ledger::Index;
+use crate::engine::cx::ledger::Ledger;
+use crate::engine::cx::sightings::Sightings;
 use crate::engine::cx::{Changed, Cx};
 use crate::engine::demand::Demand;
 use crate::engine::ground::Ground;
@@ -72,8 +73,10 @@ impl Engine {
     /// An engine that continues from `persisted`. The first [`Event::Tick`] begins its work.
     #[must_use]
     pub fn new(site: Arc<Site>, persisted: Persisted, options: EngineOptions, now: Now) -> Self {
+        let ledger = Ledger::of(&persisted, Arc::clone(&site));
         let cx = Cx {
-            ledger: Index::of(&persisted, Arc::clone(&site)),
+            sightings: Sightings::of(&ledger),
+            ledger,
             rng: fastrand::Rng::with_seed(options.seed),
             site: Arc::clone(&site),
             options,
@@ -177,7 +180,8 @@ impl Engine {
     /// Whether the indexes say what a recount of the state says. For tests: it walks everything.
     #[must_use]
     pub fn indexes_agree(&self) -> bool {
-        self.g.cx.ledger == Index::of(&self.g.cx.persisted, Arc::clone(&self.g.cx.site))
+        self.g.cx.ledger == Ledger::of(&self.g.cx.persisted, Arc::clone(&self.g.cx.site))
+            && self.g.cx.sightings.agree(&self.g.cx.ledger)
     }
 
     fn take_in(&mut self, event: Event) {
@@ -350,7 +354,8 @@ impl Engine {
         // A node that the new configuration does not know is left alone; one it knows again is re-read.
         self.g.cx.nodes.retain(|name, _| site.locate(name).is_some());
         self.g.waiting.queues.retain(|stem, _| site.group(stem).is_some());
-        self.g.cx.ledger = Index::of(&self.g.cx.persisted, Arc::clone(&site));
+        self.g.cx.ledger = Ledger::of(&self.g.cx.persisted, Arc::clone(&site));
+        self.g.cx.sightings.forget(&self.g.cx.ledger);
         self.g.weigh_by_new_site();
         // Times and rules may be others now.
         self.g.launches.fulfilling.touch_all();
@@ -370,7 +375,7 @@ impl Engine {
     /// Instances that are bound, by id.
     #[must_use]
     pub fn bound_instances(&self) -> BTreeSet<&str> {
-        self.g.cx.ledger.owners.keys().map(String::as_str).collect()
+        self.g.cx.ledger.owners().map(|(id, _)| id.as_str()).collect()
     }
 
     fn take_nodes(&mut self, accounts: &[Account], result: Result<Vec<SlurmNode>, SlurmError>) {

@@ -8,13 +8,15 @@ pub(crate) mod attempt;
 pub(crate) mod calls;
 pub(crate) mod ledger;
 pub(crate) mod nodes;
+pub(crate) mod sightings;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::engine::cx::calls::Calls;
-use crate::engine::cx::ledger::Index;
+use crate::engine::cx::ledger::Ledger;
 use crate::engine::cx::nodes::{Desire, Node};
+use crate::engine::cx::sightings::{Sightings, Told};
 use crate::event::Step;
 use crate::fact::{Fact, FactKind};
 use crate::name_map::NameMap;
@@ -49,7 +51,8 @@ pub(crate) struct Cx {
     /// The journal's state.
     pub(crate) persisted: Persisted,
     /// What follows from the journal's state, found without walking it.
-    pub(crate) ledger: Index,
+    pub(crate) ledger: Ledger,
+    pub(crate) sightings: Sightings,
     pub(crate) nodes: NameMap<Node>,
     pub(crate) calls: Calls,
     pub(crate) rng: fastrand::Rng,
@@ -97,7 +100,8 @@ impl Cx {
             Record::Unbound { nodes, .. } => self.changed.weights.extend(nodes.iter().cloned()),
             _ => {}
         }
-        self.persisted.apply_telling(&record, &mut self.ledger);
+        let mut told = Told { ledger: &mut self.ledger, sightings: &mut self.sightings };
+        self.persisted.apply_telling(&record, &mut told);
         self.step.records.push(record);
     }
 

@@ -61,8 +61,6 @@ pub(crate) struct Sight {
     pub(crate) orphans: BTreeMap<String, u64>,
     /// Bound instances that EC2 does not show, and since when.
     pub(crate) missing: BTreeMap<String, u64>,
-    /// Lists of instances that have been judged.
-    pub(crate) lists: u64,
     /// Accounts whose fleets have been listed since the start.
     fleets_listed: BTreeSet<Account>,
     /// Accounts that the site no longer names and in which something of ours is left.

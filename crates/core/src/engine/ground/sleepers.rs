@@ -104,12 +104,12 @@ impl Sleepers {
 
     /// Asleep or awake, by what EC2 says of the instance.
     pub(crate) fn note_instance_state(&mut self, cx: &mut Cx, instance: &Instance) {
-        let Some(owner) = cx.ledger.owners.get_mut(&instance.id) else { return };
-        owner.state = Some(instance.state);
-        if !cx.site.locate(&owner.node).is_some_and(|(group, _)| group.hibernates()) {
+        let Some(node) = cx.ledger.owner(&instance.id) else { return };
+        cx.sightings.show(&instance.id, instance.state);
+        if !cx.site.locate(node).is_some_and(|(group, _)| group.hibernates()) {
             return;
         }
-        let node = owner.node.clone();
+        let node = node.to_owned();
         match instance.state {
             InstanceState::Stopping | InstanceState::Stopped => self.fall_asleep(cx, &node),
             InstanceState::Running => self.wake_up(cx, &node),

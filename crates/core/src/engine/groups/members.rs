@@ -275,8 +275,7 @@ impl GroupFleets {
         let Some(members) = g.cx.ledger.members(&fleet.id) else { return fleet.fulfilled > 0.0 };
         let known = members.values().filter(|(id, _)| !g.sight.missing.contains_key(id)).count();
         let asleep = |id: &str| {
-            let state = g.cx.ledger.owners.get(id).and_then(|owner| owner.state);
-            matches!(state, Some(InstanceState::Stopping | InstanceState::Stopped))
+            matches!(g.cx.sightings.state(id), Some(InstanceState::Stopping | InstanceState::Stopped))
         };
         (fleet.fulfilled - f64::from(u32::try_from(known).unwrap_or(u32::MAX))).abs() > 0.5
             || members.values().any(|(id, _)| asleep(id))

@@ -22,11 +22,7 @@ impl GroupFleets {
         let members = fleet.and_then(|fleet| g.cx.ledger.members(&fleet.fleet_id));
         for (instance_id, lifecycle) in members.into_iter().flat_map(BTreeMap::values) {
             let counted = fleet.is_none_or(|fleet| !fleet.uncounted.contains(instance_id))
-                || g.cx
-                    .ledger
-                    .owners
-                    .get(instance_id)
-                    .is_some_and(|o| o.state == Some(InstanceState::Running));
+                || g.cx.sightings.state(instance_id) == Some(InstanceState::Running);
             match lifecycle {
                 Lifecycle::Spot => spot += u32::from(counted),
                 Lifecycle::OnDemand => on_demand += u32::from(counted),
