@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ec2_api::{CloudReply, CloudResult};
+use crate::engine::cx::attempt::Deadline;
 use crate::engine::cx::calls::{Calls, CloudPurpose, SlurmPurpose};
 use crate::engine::cx::ledger::Ledger;
 use crate::engine::cx::sightings::Sightings;
@@ -84,8 +85,8 @@ impl Engine {
             nodes: NameMap::default(),
             calls: Calls::default(),
             counter: 0,
+            deadline: Deadline::at(now.mono_ms),
             now,
-            deadline: Some(now.mono_ms),
             changed: Changed::default(),
             step: Step::default(),
         };
@@ -130,7 +131,7 @@ impl Engine {
     /// `mono_ms` at which a [`Event::Tick`] is due, if nothing happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        self.g.cx.deadline
+        self.g.cx.deadline.mono_ms()
     }
 
     /// Nothing is under way and nothing is owed but `Name` tags and the next rescan.
@@ -231,26 +232,26 @@ impl Engine {
         }
     }
 
+    /// What is decided, in this order, and when a tick is due if nothing happens before.
     fn decide(&mut self) {
-        self.g.cx.deadline = None;
-        let mut next = self.g.sight.list_when_due(&mut self.g.cx);
-        self.demand.close_launch_batches(&mut self.g, &mut self.launching, &mut self.groups);
-        self.launching.advance_launches(&mut self.g);
-        self.groups.mind_group_fleets(&mut self.g);
-        self.node_fleets.watch_fleets(&mut self.g, &mut self.launching);
-        next = next.or(self.g.deletions.delete_fleets(&mut self.g.cx));
-        self.node_fleets.look_for_shortage(&mut self.g, &mut self.groups);
-        self.hibernation.mind_sleepers(&mut self.g);
-        self.hibernation.mind_relocations(&mut self.g);
-        next = next.or(self.g.terminations.end_instances(&mut self.g.cx));
-        next = next.or(self.g.addresses.tell(&mut self.g.cx, self.g.placeholders.in_flight()));
-        self.g.settle_failures();
-        next = next.or(self.g.place_and_report());
-        next = next.or(self.g.weights.set(&mut self.g.cx, self.g.sight.is_slurm_known()));
-        self.demand.start_ready_jobs(&mut self.g);
-        next = next.or(self.g.tags.write_tags(&mut self.g.cx));
-        next = next.or(self.g.cx.send_outbox());
-        self.g.cx.deadline = next.or(self.g.cx.deadline).mono_ms();
+        let g = &mut self.g;
+        let deadline = (g.sight.list_when_due(&mut g.cx))
+            .or(self.demand.close_launch_batches(g, &mut self.launching, &mut self.groups))
+            .or(self.launching.advance_launches(g))
+            .or(self.groups.mind_group_fleets(g))
+            .or(self.node_fleets.watch_fleets(g, &mut self.launching))
+            .or(g.deletions.delete_fleets(&mut g.cx))
+            .or(self.node_fleets.look_for_shortage(g, &mut self.groups))
+            .or(self.hibernation.mind_sleepers(g))
+            .or(self.hibernation.mind_relocations(g))
+            .or(g.terminations.end_instances(&mut g.cx))
+            .or(g.addresses.tell(&mut g.cx, g.placeholders.in_flight()))
+            .or(g.place_and_report())
+            .or(g.weights.set(&mut g.cx, g.sight.is_slurm_known()))
+            .or(self.demand.start_ready_jobs(g))
+            .or(g.tags.write_tags(&mut g.cx))
+            .or(g.cx.send_outbox());
+        g.cx.deadline = deadline;
     }
 
     fn take_cloud(&mut self, call: CallId, result: CloudResult) {

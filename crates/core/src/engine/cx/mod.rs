@@ -13,6 +13,7 @@ pub(crate) mod sightings;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::engine::cx::attempt::Deadline;
 use crate::engine::cx::calls::Calls;
 use crate::engine::cx::ledger::Ledger;
 use crate::engine::cx::nodes::{Desire, Node};
@@ -58,7 +59,8 @@ pub(crate) struct Cx {
     pub(crate) rng: fastrand::Rng,
     /// Client tokens made so far.
     pub(crate) counter: u64,
-    pub(crate) deadline: Option<u64>,
+    /// When a tick is due, if nothing happens before.
+    pub(crate) deadline: Deadline,
     pub(crate) changed: Changed,
     pub(crate) step: Step,
 }
@@ -111,11 +113,6 @@ impl Cx {
 
     pub(crate) fn fact(&mut self, fact: Fact) {
         self.step.facts.push(fact);
-    }
-
-    /// Ask to be woken at `mono_ms` = `at`.
-    pub(crate) fn wake(&mut self, at: u64) {
-        self.deadline = Some(self.deadline.map_or(at, |earlier| earlier.min(at)));
     }
 
     pub(crate) fn new_token(&mut self) -> String {

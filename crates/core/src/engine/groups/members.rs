@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, Fleet, Instance, InstanceState};
+use crate::engine::cx::attempt::Deadline;
 use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::cx::ledger::stem_of_key;
 use crate::engine::cx::nodes::busy_addresses;
@@ -24,10 +25,10 @@ impl GroupFleets {
         g.cx.site.group(key).is_none_or(|group| group.scope != FleetScope::Group)
     }
 
-    pub(crate) fn poll_group_fleet(&mut self, g: &mut Ground, stem: &str) {
-        let Some(fleet) = g.cx.persisted.group_fleets.get(stem).cloned() else { return };
+    pub(crate) fn poll_group_fleet(&mut self, g: &mut Ground, stem: &str) -> Deadline {
+        let Some(fleet) = g.cx.persisted.group_fleets.get(stem).cloned() else { return Deadline::NONE };
         let now = g.cx.now.mono_ms;
-        let Some(state) = self.states.get(stem) else { return };
+        let Some(state) = self.states.get(stem) else { return Deadline::NONE };
         let busy = !state.awaiting.is_empty()
             || g.lowering.owes(stem)
             || !state.spare.is_empty()
@@ -36,12 +37,10 @@ impl GroupFleets {
             || !state.settled
             || !state.clear && self.winds_down(g, stem);
         if !busy || state.poll_in_flight {
-            return;
+            return Deadline::NONE;
         }
         if state.poll_at > now {
-            let at = state.poll_at;
-            g.cx.wake(at);
-            return;
+            return Deadline::at(state.poll_at);
         }
         let unsettled = !state.settled || state.modifying;
         if let Some(state) = self.states.get_mut(stem) {
@@ -60,6 +59,7 @@ impl GroupFleets {
             CloudPurpose::PollGroup { account: fleet.account, stem: stem.to_owned() },
             CloudRequest::DescribeFleetInstances { fleet_ids },
         );
+        Deadline::NONE
     }
 
     /// Instances that came whenever EC2 liked: each takes one waiting node, once.

@@ -4,6 +4,7 @@
 //! The node keeps its binding to the Spot instance, and is kept responding, until the on-demand instance runs.
 
 use crate::ec2_api::{CloudError, CloudReply, CloudRequest, CloudResult, ErrorClass, Instance};
+use crate::engine::cx::attempt::Deadline;
 use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::ground::Ground;
 use crate::engine::ground::sleepers::{MINUTE_MS, Pace};
@@ -91,7 +92,8 @@ impl Hibernation {
         None
     }
 
-    pub(crate) fn mind_relocations(&mut self, g: &mut Ground) {
+    pub(crate) fn mind_relocations(&mut self, g: &mut Ground) -> Deadline {
+        let mut next = Deadline::NONE;
         let now = g.cx.now.mono_ms;
         let nodes: Vec<String> = g.cx.persisted.relocations.keys().cloned().collect();
         for node in nodes {
@@ -101,11 +103,12 @@ impl Hibernation {
             }
             let at = pace.next_at;
             if at > now {
-                g.cx.wake(at);
+                next = next.or(Some(at));
             } else {
                 self.look(g, &node);
             }
         }
+        next
     }
 
     fn look(&mut self, g: &mut Ground, node: &str) {
@@ -181,7 +184,6 @@ impl Hibernation {
         let wait = backoff_ms(attempts + 1, &mut g.cx.rng);
         let at = g.cx.now.mono_ms + wait;
         g.sleepers.pace(node).next_at = at;
-        g.cx.wake(at);
     }
 
     fn refused(&mut self, g: &mut Ground, moving: &Relocation, request: &CloudRequest, error: &CloudError) {
@@ -301,7 +303,6 @@ impl Hibernation {
         let now = g.cx.now;
         let node = moving.node.as_str();
         g.sleepers.pace(node).next_at = now.mono_ms + ms;
-        g.cx.wake(now.mono_ms + ms);
         if now.since(g.sleepers.pace(node).stage_since) < STAGE_PATIENCE_MS {
             return;
         }

@@ -7,6 +7,7 @@ use crate::ec2_api::{
     CloudError, CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, FleetReply, FleetType,
     PoolError,
 };
+use crate::engine::cx::attempt::Deadline;
 use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::ground::Ground;
 use crate::engine::ground::launches::{Launch, Phase, whole_job};
@@ -91,16 +92,14 @@ impl Launching {
         }
     }
 
-    pub(crate) fn advance_launches(&mut self, g: &mut Ground) {
+    pub(crate) fn advance_launches(&mut self, g: &mut Ground) -> Deadline {
         for id in g.launches.open.take_due(g.cx.now.mono_ms) {
             self.pass_deadline(g, id);
             self.advance_launch(g, id);
             let look = g.launches.open.get(&id).and_then(Self::next_look);
             g.launches.open.look_again(&id, look);
         }
-        if let Some(at) = g.launches.open.next_look() {
-            g.cx.wake(at);
-        }
+        g.launches.open.next_look().into()
     }
 
     /// `mono_ms` at which time alone changes something for this launch.
