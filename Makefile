@@ -6,6 +6,8 @@ SLURM_INCLUDE ?= /usr/include
 DESTDIR ?=
 PREFIX ?= /usr/local
 SEEDS ?= 1000
+# Tests that run at once. Most of them wait most of the time, foremost those on clusters: docs/benchmarks.md has the times.
+TESTS_AT_ONCE ?= 8
 
 # Where cargo builds (it honours CARGO_TARGET_DIR by itself).
 TARGET = $(or $(CARGO_TARGET_DIR),target)
@@ -20,9 +22,12 @@ PROGRAMS = ec2fleet ec2fleet-resume ec2fleet-suspend ec2fleet-resume-fail
 # this machine, and for the test suites (valgrind, a Python environment for botocore).
 PACKAGES = gcc libc6-dev libclang-dev libslurm-dev munge slurmctld slurmd slurm-client curl ca-certificates \
 	valgrind python3 python3-venv
+# No Debian package has it.
+GET_DENY = cargo install --locked cargo-deny
 
 .DEFAULT_GOAL = build
-.PHONY: build shim demo test test-python test-sim test-releases test-packages packages lint bench sim deps install help
+.PHONY: build shim demo check check-tests check-sim test test-python test-sim test-cargo test-releases test-packages packages \
+	lint lint-dependencies bench sim deps install help
 
 build: shim ## build everything (development profile)
 	$(CARGO) build --locked --workspace --all-targets
@@ -35,9 +40,22 @@ demo: deps shim ## a real cluster on this machine, with EC2 emulated: one job fr
 	$(CARGO) build --locked $(PRODUCT) --package slurm-ec2-fleet-demo
 	$(TARGET)/debug/demo
 
+check: ## after a change, before a commit: formatting, clippy, unit tests, the programs' tests, a short simulation
+	+@MAKE='$(MAKE)' tests/parts.sh lint check-tests check-sim
+
+check-tests:
+	RUST_TEST_THREADS=$(TESTS_AT_ONCE) $(CARGO) test --locked --workspace --lib --bins --test programs
+
+check-sim:
+	+@$(MAKE) --no-print-directory sim SEEDS=300
+
 # cargo comes last: its closing lines are the result.
-test: deps lint build test-python test-sim ## every check; what CI runs
-	$(CARGO) test --locked --workspace --no-fail-fast
+test: ## every check; what CI runs
+	+@MAKE='$(MAKE)' tests/parts.sh deps lint build test-python test-sim test-cargo
+	$(CARGO) test --locked --workspace --doc
+
+test-cargo:
+	RUST_TEST_THREADS=$(TESTS_AT_ONCE) $(CARGO) test --locked --workspace --no-fail-fast --tests
 
 test-python: build
 	set -e; for suite in tests/*/run.sh; do if [ -x "$$suite" ]; then echo "== $$suite"; "$$suite"; fi; done
@@ -59,11 +77,19 @@ bench: shim ## measure and print a table; PROFILE=dev for the development build,
 	$(CARGO) build --locked --profile $(or $(PROFILE),release) $(PRODUCT) --package slurm-ec2-fleet-bench
 	$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(or $(PROFILE),release))/bench $(PARTS)
 
-lint: ## formatting and clippy
-	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --check; \
+lint: lint-dependencies ## formatting, clippy, and cargo deny where it is installed
+	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --all --check; \
 		else echo "lint: cargo fmt is not installed (rustup component add rustfmt); formatting is not checked"; fi
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then $(CARGO) clippy --locked --workspace --all-targets -- -D warnings; \
 		else echo "lint: cargo clippy is not installed (rustup component add clippy); lints are not checked"; fi
+
+# Only the advisories come from the network.
+lint-dependencies:
+	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
+		echo "lint: cargo deny is not installed ($(GET_DENY)); licences, sources and advisories are not checked"; \
+	elif $(CARGO) deny --locked fetch db; then $(CARGO) deny --locked check; \
+	else echo "lint: the advisories could not be fetched and are not checked"; \
+		$(CARGO) deny --locked check bans licenses sources; fi
 
 sim: ## simulate clusters: make sim SEEDS=N [JOBS=N]; a failing seed is replayed by SEED=N
 	$(CARGO) build $(SIM) --bin sim
@@ -71,6 +97,7 @@ sim: ## simulate clusters: make sim SEEDS=N [JOBS=N]; a failing seed is replayed
 
 deps: ## install the missing system packages (as root), or print the line that does it
 	@deploy/deps.sh $(PACKAGES)
+	@$(CARGO) deny --version >/dev/null 2>&1 || echo "For all of make lint: $(GET_DENY)"
 
 install: shim ## install into DESTDIR/PREFIX, and the plugin into the installed Slurm's plugin folder (or PLUGIN_DIR)
 	$(CARGO) build --locked --release $(PRODUCT)

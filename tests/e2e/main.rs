@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! End to end: a real slurmctld, real slurmds, munge, the plugin and the programs, with ec2-emulator in Amazon's place.
 
+mod all_night;
 mod crash;
 mod fleets;
 mod flow;

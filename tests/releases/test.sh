@@ -15,7 +15,7 @@ root=$source/tests/releases/root.sh
 ROOTS=${EC2FLEET_ROOTS:-/var/tmp/ec2fleet-roots}
 export EC2FLEET_ROOTS="$ROOTS"
 [ $# -gt 0 ] || set -- bookworm trixie sid
-: "${TESTS:=flow:: survival:: hibernation:: releases:: ha:: weights::}"
+: "${TESTS:=flow:: survival:: hibernation:: all_night:: releases:: ha:: weights::}"
 
 cd "$source"
 "${CARGO:-cargo}" build --locked --workspace

@@ -23,9 +23,9 @@ pub(crate) enum WaitingFor {
     Node(String),
 }
 
-/// Why EC2 was called: who gets its answer.
+/// Why a call was made: who gets its answer.
 #[derive(Clone, Debug)]
-pub(crate) enum CloudPurpose {
+pub(crate) enum Purpose {
     Create {
         account: Account,
         intent: u64,
@@ -53,6 +53,30 @@ pub(crate) enum CloudPurpose {
         nodes: Vec<String>,
         level: TagLevel,
     },
+    /// Slurm's nodes, asked for after these accounts were listed.
+    Load {
+        accounts: Vec<Account>,
+    },
+    Tell {
+        nodes: Vec<String>,
+    },
+    /// An address for nodes that have none.
+    Place {
+        nodes: Vec<String>,
+    },
+    Report {
+        nodes: Vec<String>,
+    },
+    Weigh {
+        nodes: Vec<String>,
+        weight: u32,
+        round: u64,
+    },
+    Reset {
+        nodes: Vec<String>,
+    },
+    /// Jobs that wait for nodes which have registered.
+    StartJobs,
     /// Instances of fleets that are still empty.
     PollFleets {
         account: Account,
@@ -96,10 +120,16 @@ pub(crate) enum CloudPurpose {
         intent: Option<u64>,
         group: ActionGroup,
     },
+    /// Close the node of an instance that sleeps to new jobs.
+    Close {
+        node: String,
+    },
+    /// What a sleeping or waking node, or one whose fleet is to go, needs from slurmctld.
+    Mind,
 }
 
-impl CloudPurpose {
-    fn account(&self) -> &Account {
+impl Purpose {
+    pub(crate) fn account(&self) -> Option<&Account> {
         match self {
             Self::Create { account, .. }
             | Self::DescribeLaunch { account, .. }
@@ -114,12 +144,20 @@ impl CloudPurpose {
             | Self::PollGroup { account, .. }
             | Self::History { account, .. }
             | Self::CancelSpot { account, .. }
-            | Self::WatchSleep { account }
-            | Self::Relocate { account, .. } => account,
+            | Self::Relocate { account, .. }
+            | Self::WatchSleep { account } => Some(account),
+            Self::Load { .. }
+            | Self::Tell { .. }
+            | Self::Place { .. }
+            | Self::Report { .. }
+            | Self::Weigh { .. }
+            | Self::Reset { .. }
+            | Self::StartJobs
+            | Self::Close { .. }
+            | Self::Mind => None,
         }
     }
 
-    /// The bucket from which EC2 takes a token for the call.
     fn action_group(&self) -> ActionGroup {
         match self {
             Self::Create { .. }
@@ -129,14 +167,7 @@ impl CloudPurpose {
             Self::Relocate { group, .. } => *group,
             Self::Terminate { .. } => ActionGroup::Terminate,
             Self::Tags { .. } => ActionGroup::CreateTags,
-            Self::DescribeLaunch { .. }
-            | Self::List { .. }
-            | Self::Confirm { .. }
-            | Self::PollFleets { .. }
-            | Self::ListFleets { .. }
-            | Self::PollGroup { .. }
-            | Self::History { .. }
-            | Self::WatchSleep { .. } => ActionGroup::Describe,
+            _ => ActionGroup::Describe,
         }
     }
 
@@ -146,53 +177,9 @@ impl CloudPurpose {
             Self::Terminate { .. } | Self::DeleteFleets { .. } => 0,
             Self::Create { .. } | Self::GroupFleet { .. } | Self::DescribeLaunch { .. } => 1,
             Self::Tags { level: TagLevel::Full, .. } => LOWEST,
-            Self::Tags { .. }
-            | Self::List { .. }
-            | Self::Confirm { .. }
-            | Self::PollFleets { .. }
-            | Self::ListFleets { .. }
-            | Self::PollGroup { .. }
-            | Self::History { .. }
-            | Self::CancelSpot { .. }
-            | Self::WatchSleep { .. }
-            | Self::Relocate { .. } => 2,
+            _ => 2,
         }
     }
-}
-
-/// Why slurmctld was called: who gets its answer.
-#[derive(Clone, Debug)]
-pub(crate) enum SlurmPurpose {
-    /// Slurm's nodes, asked for after these accounts were listed.
-    Load {
-        accounts: Vec<Account>,
-    },
-    Tell {
-        nodes: Vec<String>,
-    },
-    /// An address for nodes that have none.
-    Place {
-        nodes: Vec<String>,
-    },
-    Report {
-        nodes: Vec<String>,
-    },
-    Weigh {
-        nodes: Vec<String>,
-        weight: u32,
-        round: u64,
-    },
-    Reset {
-        nodes: Vec<String>,
-    },
-    /// Jobs that wait for nodes which have registered.
-    StartJobs,
-    /// Close the node of an instance that sleeps to new jobs.
-    Close {
-        node: String,
-    },
-    /// What a sleeping or waking node, or one whose fleet is to go, needs from slurmctld.
-    Mind,
 }
 
 /// Calls of one account since the engine began.
@@ -212,76 +199,43 @@ struct Lane {
 
 /// Calls that wait for their budget, each lane in its order.
 #[derive(Clone, Debug, Default)]
-struct Outbox {
-    lanes: BTreeMap<Lane, VecDeque<(CloudPurpose, CloudRequest)>>,
+pub(crate) struct Outbox {
+    lanes: BTreeMap<Lane, VecDeque<(Purpose, CloudRequest)>>,
 }
 
 impl Outbox {
-    fn push(&mut self, purpose: CloudPurpose, request: CloudRequest) {
-        let account = purpose.account().clone();
+    fn push(&mut self, purpose: Purpose, request: CloudRequest) {
+        let Some(account) = purpose.account().cloned() else { return };
         let lane = Lane { priority: purpose.priority(), account, group: purpose.action_group() };
         self.lanes.entry(lane).or_default().push_back((purpose, request));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
     }
 }
 
 /// Calls under way and on their way out.
 #[derive(Debug)]
 pub(crate) struct Calls {
-    to_cloud: BTreeMap<CallId, CloudPurpose>,
-    to_slurm: BTreeMap<CallId, SlurmPurpose>,
+    pub(crate) open: BTreeMap<CallId, Purpose>,
     next: CallId,
-    outbox: Outbox,
+    pub(crate) outbox: Outbox,
     pub(crate) budgets: BTreeMap<Account, Budget>,
-    counts: BTreeMap<Account, Counts>,
-    slurm_updates: u64,
+    pub(crate) counts: BTreeMap<Account, Counts>,
+    pub(crate) slurm_updates: u64,
 }
 
 impl Default for Calls {
     fn default() -> Self {
         Self {
-            to_cloud: BTreeMap::new(),
-            to_slurm: BTreeMap::new(),
+            open: BTreeMap::new(),
             next: 1,
             outbox: Outbox::default(),
             budgets: BTreeMap::new(),
             counts: BTreeMap::new(),
             slurm_updates: 0,
         }
-    }
-}
-
-impl Calls {
-    /// Nothing is under way or waits.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.in_flight() == 0 && self.outbox.lanes.is_empty()
-    }
-
-    pub(crate) fn in_flight(&self) -> usize {
-        self.to_cloud.len() + self.to_slurm.len()
-    }
-
-    pub(crate) fn in_flight_of(&self, account: &Account) -> usize {
-        self.to_cloud.values().filter(|purpose| purpose.account() == account).count()
-    }
-
-    pub(crate) fn counts_of(&self, account: &Account) -> Counts {
-        self.counts.get(account).copied().unwrap_or_default()
-    }
-
-    /// Updates of nodes since the engine began.
-    pub(crate) fn slurm_updates(&self) -> u64 {
-        self.slurm_updates
-    }
-
-    /// Why slurmctld was called; `None` for an answer that nobody waits for.
-    pub(crate) fn slurm_answered(&mut self, call: CallId) -> Option<SlurmPurpose> {
-        self.to_slurm.remove(&call)
-    }
-
-    fn number(&mut self) -> CallId {
-        let call = self.next;
-        self.next += 1;
-        call
     }
 }
 
@@ -305,17 +259,23 @@ impl Cx {
     }
 
     /// Queue a call to EC2; it leaves at the end of this step unless the budget says later.
-    pub(crate) fn cloud(&mut self, purpose: CloudPurpose, request: CloudRequest) {
+    pub(crate) fn cloud(&mut self, purpose: Purpose, request: CloudRequest) {
         self.calls.outbox.push(purpose, request);
     }
 
-    pub(crate) fn slurm_call(&mut self, purpose: SlurmPurpose, request: SlurmRequest) {
-        let call = self.calls.number();
-        self.calls.to_slurm.insert(call, purpose);
+    pub(crate) fn slurm_call(&mut self, purpose: Purpose, request: SlurmRequest) {
+        let call = self.new_call(purpose);
         if matches!(request, SlurmRequest::UpdateNodes(_)) {
             self.calls.slurm_updates += 1;
         }
         self.step.effects.push(Effect::Slurm { call, request });
+    }
+
+    fn new_call(&mut self, purpose: Purpose) -> CallId {
+        let call = self.calls.next;
+        self.calls.next += 1;
+        self.calls.open.insert(call, purpose);
+        call
     }
 
     /// A lane that must wait keeps everything behind its first call: the bucket is the same for all of it.
@@ -333,8 +293,7 @@ impl Cx {
                     waiting.push_front((purpose, request));
                     break;
                 }
-                let call = self.calls.number();
-                self.calls.to_cloud.insert(call, purpose);
+                let call = self.new_call(purpose);
                 self.calls.counts.entry(lane.account.clone()).or_default().calls += 1;
                 self.step.effects.push(Effect::Cloud { call, account: lane.account.clone(), request });
             }
@@ -344,10 +303,8 @@ impl Cx {
         next
     }
 
-    /// Why EC2 was called, and what its answer says of the budget; `None` for an answer that nobody waits for.
-    pub(crate) fn cloud_answered(&mut self, call: CallId, result: &CloudResult) -> Option<CloudPurpose> {
-        let purpose = self.calls.to_cloud.remove(&call)?;
-        let account = purpose.account();
+    pub(crate) fn note_budget(&mut self, purpose: &Purpose, result: &CloudResult) {
+        let Some(account) = purpose.account().cloned() else { return };
         let group = purpose.action_group();
         let budget = self.calls.budgets.entry(account.clone()).or_default();
         match result {
@@ -359,7 +316,6 @@ impl Cx {
             }
             _ => budget.passed(group, self.now),
         }
-        Some(purpose)
     }
 
     pub(crate) fn take_minded(&mut self, result: SlurmResult) {

@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::engine::cx::PowerSource;
-use crate::engine::cx::attempt::Deadline;
-use crate::engine::cx::calls::SlurmPurpose;
+use crate::engine::cx::calls::Purpose;
 use crate::engine::cx::nodes::Desire;
 use crate::engine::demand::Demand;
 use crate::engine::ground::Ground;
@@ -86,13 +85,13 @@ impl Demand {
         }
     }
 
-    pub(crate) fn start_ready_jobs(&mut self, g: &mut Ground) -> Deadline {
-        let Some(at) = self.start_jobs_at else { return Deadline::NONE };
+    pub(crate) fn start_ready_jobs(&mut self, g: &mut Ground) {
+        let Some(at) = self.start_jobs_at else { return };
         if at > g.cx.now.mono_ms {
-            return Deadline::at(at);
+            g.cx.wake(at);
+            return;
         }
         self.start_jobs_at = None;
-        g.cx.slurm_call(SlurmPurpose::StartJobs, SlurmRequest::StartReadyJobs);
-        Deadline::NONE
+        g.cx.slurm_call(Purpose::StartJobs, SlurmRequest::StartReadyJobs);
     }
 }

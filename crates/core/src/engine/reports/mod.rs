@@ -20,9 +20,18 @@ impl Engine {
                 listed_unix_ms: view.last_ok_unix_ms,
                 error: view.last_error.clone(),
                 instances: u32::try_from(view.instances).unwrap_or(u32::MAX),
-                calls: self.g.cx.calls.counts_of(account).calls,
-                throttled: self.g.cx.calls.counts_of(account).throttled,
-                in_flight: u32::try_from(self.g.cx.calls.in_flight_of(account)).unwrap_or(u32::MAX),
+                calls: self.g.cx.calls.counts.get(account).map_or(0, |counts| counts.calls),
+                throttled: self.g.cx.calls.counts.get(account).map_or(0, |counts| counts.throttled),
+                in_flight: u32::try_from(
+                    self.g
+                        .cx
+                        .calls
+                        .open
+                        .values()
+                        .filter(|purpose| purpose.account() == Some(account))
+                        .count(),
+                )
+                .unwrap_or(u32::MAX),
             })
             .collect()
     }
@@ -33,7 +42,7 @@ impl Engine {
         SlurmReport {
             loaded_unix_ms: self.g.sight.slurm_shown().last_ok_unix_ms,
             error: self.g.sight.slurm_shown().last_error.clone(),
-            updates: self.g.cx.calls.slurm_updates(),
+            updates: self.g.cx.calls.slurm_updates,
             ..SlurmReport::default()
         }
     }
@@ -46,7 +55,7 @@ impl Engine {
 
     #[must_use]
     pub fn calls_in_flight(&self) -> usize {
-        self.g.cx.calls.in_flight()
+        self.g.cx.calls.open.len()
     }
 
     /// Instances without a node that wait for the grace time to end.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::group;
 use super::*;
 use crate::ec2_api::{CloudRequest, CreateFleet, FleetType};
-use crate::engine::cx::calls::CloudPurpose;
+use crate::engine::cx::calls::Purpose;
 use crate::event::Effect;
 use crate::limits::ActionGroup;
 use crate::record::{Intent, LaunchIntent, TagLevel};
@@ -34,34 +34,34 @@ fn create_fleet(token: &str) -> CloudRequest {
     }))
 }
 
-fn tags(level: TagLevel, account: Account) -> (CloudPurpose, CloudRequest) {
+fn tags(level: TagLevel, account: Account) -> (Purpose, CloudRequest) {
     let tags = BTreeMap::from([("level".to_owned(), format!("{level:?}"))]);
     let request = CloudRequest::CreateTags { ids: vec!["i-1".into()], tags };
-    (CloudPurpose::Tags { account, intent: 0, nodes: Vec::new(), level }, request)
+    (Purpose::Tags { account, intent: 0, nodes: Vec::new(), level }, request)
 }
 
 /// One call of each kind, the most urgent one last.
-fn calls() -> Vec<(CloudPurpose, CloudRequest)> {
+fn calls() -> Vec<(Purpose, CloudRequest)> {
     let account = || group("g").account;
     let ids = || vec!["i-1".to_owned()];
     vec![
         tags(TagLevel::Full, account()),
         tags(TagLevel::Node, account()),
         (
-            CloudPurpose::List { account: account(), started: 0 },
+            Purpose::List { account: account(), started: 0 },
             CloudRequest::DescribeCluster { cluster: "c".into() },
         ),
         (
-            CloudPurpose::DescribeLaunch { account: account(), intent: 1 },
+            Purpose::DescribeLaunch { account: account(), intent: 1 },
             CloudRequest::DescribeInstances { ids: ids() },
         ),
-        (CloudPurpose::Create { account: account(), intent: 1 }, create_fleet("t")),
+        (Purpose::Create { account: account(), intent: 1 }, create_fleet("t")),
         (
-            CloudPurpose::DeleteFleets { account: account(), intent: 2 },
+            Purpose::DeleteFleets { account: account(), intent: 2 },
             CloudRequest::DeleteFleets { ids: vec!["fleet-1".into()], terminate_instances: true },
         ),
         (
-            CloudPurpose::Terminate { account: account(), intent: 3 },
+            Purpose::Terminate { account: account(), intent: 3 },
             CloudRequest::TerminateInstances { ids: ids() },
         ),
     ]
