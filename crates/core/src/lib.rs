@@ -14,6 +14,7 @@ pub mod power_watch;
 pub mod program_pass;
 pub mod record;
 pub mod relocation;
+pub mod reply;
 pub mod report;
 pub mod restarts;
 pub mod resume_file;

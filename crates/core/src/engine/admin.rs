@@ -2,7 +2,7 @@
 //! What administrators ask for.
 
 use crate::engine::Engine;
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::SlurmPurpose;
 use crate::engine::cx::nodes::Desire;
 use crate::engine::ground::failures::{Cause, reason};
 use crate::fact::FactKind;
@@ -64,6 +64,6 @@ impl Engine {
             state: Some(NodeStateChange::PowerDown),
             ..NodeUpdate::default()
         };
-        self.g.cx.slurm_call(Purpose::Mind, SlurmRequest::UpdateNodes(update));
+        self.g.cx.slurm_call(SlurmPurpose::Mind, SlurmRequest::UpdateNodes(update));
     }
 }

@@ -26,8 +26,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ec2_api::{CloudReply, CloudResult};
-use crate::engine::cx::calls::{Calls, Purpose};
-use crate::engine::cx::ledger::Index;
+use crate::engine::cx::attempt::Deadline;
+use crate::engine::cx::calls::{Calls, CloudPurpose, SlurmPurpose};
+use crate::engine::cx::ledger::Ledger;
+use crate::engine::cx::sightings::Sightings;
 use crate::engine::cx::{Changed, Cx};
 use crate::engine::demand::Demand;
 use crate::engine::ground::Ground;
@@ -54,7 +56,7 @@ use crate::fact::FactKind;
 use crate::name_map::NameMap;
 use crate::record::{Binding, Persisted, Record};
 use crate::site::{Account, Lifecycle, Site};
-use crate::slurm_api::{SlurmError, SlurmNode, SlurmReply};
+use crate::slurm_api::{SlurmError, SlurmNode, SlurmReply, SlurmResult};
 use crate::time::Now;
 
 /// The whole decision state: the ground, and those who decide upon it.
@@ -72,8 +74,10 @@ impl Engine {
     /// An engine that continues from `persisted`. The first [`Event::Tick`] begins its work.
     #[must_use]
     pub fn new(site: Arc<Site>, persisted: Persisted, options: EngineOptions, now: Now) -> Self {
+        let ledger = Ledger::of(&persisted, Arc::clone(&site));
         let cx = Cx {
-            ledger: Index::of(&persisted, Arc::clone(&site)),
+            sightings: Sightings::of(&ledger),
+            ledger,
             rng: fastrand::Rng::with_seed(options.seed),
             site: Arc::clone(&site),
             options,
@@ -81,8 +85,8 @@ impl Engine {
             nodes: NameMap::default(),
             calls: Calls::default(),
             counter: 0,
+            deadline: Deadline::at(now.mono_ms),
             now,
-            deadline: Some(now.mono_ms),
             changed: Changed::default(),
             step: Step::default(),
         };
@@ -127,7 +131,7 @@ impl Engine {
     /// `mono_ms` at which a [`Event::Tick`] is due, if nothing happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        self.g.cx.deadline
+        self.g.cx.deadline.mono_ms()
     }
 
     /// Nothing is under way and nothing is owed but `Name` tags and the next rescan.
@@ -135,8 +139,7 @@ impl Engine {
     pub fn is_idle(&self) -> bool {
         self.g.sight.is_slurm_settled()
             && self.g.sight.views_ready(&self.g.cx)
-            && self.g.cx.calls.open.is_empty()
-            && self.g.cx.calls.outbox.is_empty()
+            && self.g.cx.calls.is_idle()
             && self.g.launches.open.is_empty()
             && self.g.waiting.queues.values().all(Queue::is_empty)
             && self.g.terminations.is_idle()
@@ -178,7 +181,8 @@ impl Engine {
     /// Whether the indexes say what a recount of the state says. For tests: it walks everything.
     #[must_use]
     pub fn indexes_agree(&self) -> bool {
-        self.g.cx.ledger == Index::of(&self.g.cx.persisted, Arc::clone(&self.g.cx.site))
+        self.g.cx.ledger == Ledger::of(&self.g.cx.persisted, Arc::clone(&self.g.cx.site))
+            && self.g.cx.sightings.agree(&self.g.cx.ledger)
     }
 
     fn take_in(&mut self, event: Event) {
@@ -228,144 +232,117 @@ impl Engine {
         }
     }
 
+    /// What is decided, in this order, and when a tick is due if nothing happens before.
     fn decide(&mut self) {
-        self.g.cx.deadline = None;
-        let mut next = self.g.sight.list_when_due(&mut self.g.cx);
-        self.demand.close_launch_batches(&mut self.g, &mut self.launching, &mut self.groups);
-        self.launching.advance_launches(&mut self.g);
-        self.groups.mind_group_fleets(&mut self.g);
-        self.node_fleets.watch_fleets(&mut self.g, &mut self.launching);
-        next = next.or(self.g.deletions.delete_fleets(&mut self.g.cx));
-        self.node_fleets.look_for_shortage(&mut self.g, &mut self.groups);
-        self.hibernation.mind_sleepers(&mut self.g);
-        self.hibernation.mind_relocations(&mut self.g);
-        next = next.or(self.g.terminations.end_instances(&mut self.g.cx));
-        next = next.or(self.g.addresses.tell(&mut self.g.cx, self.g.placeholders.in_flight()));
-        self.g.settle_failures();
-        next = next.or(self.g.place_and_report());
-        next = next.or(self.g.weights.set(&mut self.g.cx, self.g.sight.is_slurm_known()));
-        self.demand.start_ready_jobs(&mut self.g);
-        next = next.or(self.g.tags.write_tags(&mut self.g.cx));
-        next = next.or(self.g.cx.send_outbox());
-        self.g.cx.deadline = next.or(self.g.cx.deadline).mono_ms();
+        let g = &mut self.g;
+        let deadline = (g.sight.list_when_due(&mut g.cx))
+            .or(self.demand.close_launch_batches(g, &mut self.launching, &mut self.groups))
+            .or(self.launching.advance_launches(g))
+            .or(self.groups.mind_group_fleets(g))
+            .or(self.node_fleets.watch_fleets(g, &mut self.launching))
+            .or(g.deletions.delete_fleets(&mut g.cx))
+            .or(self.node_fleets.look_for_shortage(g, &mut self.groups))
+            .or(self.hibernation.mind_sleepers(g))
+            .or(self.hibernation.mind_relocations(g))
+            .or(g.terminations.end_instances(&mut g.cx))
+            .or(g.addresses.tell(&mut g.cx, g.placeholders.in_flight()))
+            .or(g.place_and_report())
+            .or(g.weights.set(&mut g.cx, g.sight.is_slurm_known()))
+            .or(self.demand.start_ready_jobs(g))
+            .or(g.tags.write_tags(&mut g.cx))
+            .or(g.cx.send_outbox());
+        g.cx.deadline = deadline;
     }
 
     fn take_cloud(&mut self, call: CallId, result: CloudResult) {
-        let Some(purpose) = self.g.cx.calls.open.remove(&call) else { return };
-        self.g.cx.note_budget(&purpose, &result);
+        let Some(purpose) = self.g.cx.cloud_answered(call, &result) else { return };
         match purpose {
-            Purpose::Create { intent, .. } => {
-                if let Some(FallBack { group, nodes }) =
-                    self.launching.take_fleet(&mut self.g, intent, result)
-                {
-                    self.demand.begin_launch(
-                        &mut self.g,
-                        &mut self.launching,
-                        &mut self.groups,
-                        &group,
-                        nodes,
-                        Lifecycle::OnDemand,
-                    );
-                }
-            }
-            Purpose::DescribeLaunch { intent, .. } => {
+            CloudPurpose::Create { intent, .. } => self.take_fleet(intent, result),
+            CloudPurpose::DescribeLaunch { intent, .. } => {
                 self.launching.take_launch_instances(&mut self.g, intent, result)
             }
-            Purpose::List { account, started, .. } => {
+            CloudPurpose::List { account, started, .. } => {
                 self.g.sight.take_listing(&mut self.g.cx, &account, started, result)
             }
-            Purpose::Confirm { account, ids } => {
+            CloudPurpose::Confirm { account, ids } => {
                 self.reconcile.take_confirmation(&mut self.g, &account, &ids, result)
             }
-            Purpose::Terminate { intent, .. } => {
+            CloudPurpose::Terminate { intent, .. } => {
                 self.g.terminations.take_terminated(&mut self.g.cx, intent, result)
             }
-            Purpose::Tags { intent, nodes, level, .. } => {
+            CloudPurpose::Tags { intent, nodes, level, .. } => {
                 self.g.tags.take_tagged(&mut self.g.cx, intent, nodes, level, result)
             }
-            Purpose::PollFleets { account } => {
+            CloudPurpose::PollFleets { account } => {
                 self.node_fleets.take_fleet_instances(&mut self.g, &account, result)
             }
-            Purpose::ListFleets { account, started } => self.take_fleets(&account, started, result),
-            Purpose::DeleteFleets { intent, .. } => {
+            CloudPurpose::ListFleets { account, started } => self.take_fleets(&account, started, result),
+            CloudPurpose::DeleteFleets { intent, .. } => {
                 self.g.deletions.take_deleted(&mut self.g.cx, intent, result)
             }
-            Purpose::GroupFleet { intent, stem, .. } => {
+            CloudPurpose::GroupFleet { intent, stem, .. } => {
                 self.groups.take_group_call(&mut self.g, intent, &stem, result)
             }
-            Purpose::History { account, who, start_unix_ms } => {
-                self.node_fleets.take_history(
-                    &mut self.g,
-                    &mut self.launching,
-                    &mut self.groups,
-                    &account,
-                    &who,
-                    start_unix_ms,
-                    result,
-                );
-            }
-            Purpose::PollGroup { account, stem } => {
+            CloudPurpose::History { account, who, start_unix_ms } => self.node_fleets.take_history(
+                &mut self.g,
+                &mut self.launching,
+                &mut self.groups,
+                &account,
+                &who,
+                start_unix_ms,
+                result,
+            ),
+            CloudPurpose::PollGroup { account, stem } => {
                 self.groups.take_group_instances(&mut self.g, &account, &stem, result)
             }
-            Purpose::CancelSpot { account, intent } => {
+            CloudPurpose::CancelSpot { account, intent } => {
                 self.g.lowering.take_cancelled(&mut self.g.cx, &account, intent, result)
             }
-            Purpose::WatchSleep { .. } => self.hibernation.take_sleep_watch(&mut self.g, result),
-            Purpose::Relocate { node, intent, .. } => {
+            CloudPurpose::WatchSleep { .. } => self.hibernation.take_sleep_watch(&mut self.g, result),
+            CloudPurpose::Relocate { node, intent, .. } => {
                 self.hibernation.take_relocation(&mut self.g, &node, intent, result)
             }
-            Purpose::Mind
-            | Purpose::Close { .. }
-            | Purpose::StartJobs
-            | Purpose::Load { .. }
-            | Purpose::Tell { .. }
-            | Purpose::Place { .. }
-            | Purpose::Report { .. }
-            | Purpose::Weigh { .. }
-            | Purpose::Reset { .. } => {}
         }
     }
 
-    fn take_slurm(&mut self, call: CallId, result: crate::slurm_api::SlurmResult) {
-        let Some(purpose) = self.g.cx.calls.open.remove(&call) else { return };
+    fn take_fleet(&mut self, intent: u64, result: CloudResult) {
+        let refused = self.launching.take_fleet(&mut self.g, intent, result);
+        let Some(FallBack { group, nodes }) = refused else { return };
+        self.demand.begin_launch(
+            &mut self.g,
+            &mut self.launching,
+            &mut self.groups,
+            &group,
+            nodes,
+            Lifecycle::OnDemand,
+        );
+    }
+
+    fn take_slurm(&mut self, call: CallId, result: SlurmResult) {
+        let Some(purpose) = self.g.cx.calls.slurm_answered(call) else { return };
         match purpose {
-            Purpose::Load { accounts } => self.take_nodes(
+            SlurmPurpose::Load { accounts } => self.take_nodes(
                 &accounts,
                 result.map(|reply| match reply {
                     SlurmReply::Nodes(nodes) => nodes,
                     SlurmReply::Done => Vec::new(),
                 }),
             ),
-            Purpose::Tell { nodes } => self.g.take_told(nodes, result),
-            Purpose::Place { nodes } => self.g.placeholders.take_placed(&mut self.g.cx, nodes, result),
-            Purpose::Report { nodes } => self.g.failures.take_reported(&mut self.g.cx, &nodes, result),
-            Purpose::Weigh { nodes, weight, round } => {
+            SlurmPurpose::Tell { nodes } => self.g.take_told(nodes, result),
+            SlurmPurpose::Place { nodes } => self.g.placeholders.take_placed(&mut self.g.cx, nodes, result),
+            SlurmPurpose::Report { nodes } => self.g.failures.take_reported(&mut self.g.cx, &nodes, result),
+            SlurmPurpose::Weigh { nodes, weight, round } => {
                 self.g.weights.take_weighed(&mut self.g.cx, nodes, weight, round, result)
             }
-            Purpose::Reset { nodes } => self.g.sight.take_reset(&mut self.g.cx, &nodes, result),
-            Purpose::StartJobs
-            | Purpose::Create { .. }
-            | Purpose::DescribeLaunch { .. }
-            | Purpose::List { .. }
-            | Purpose::Confirm { .. }
-            | Purpose::Terminate { .. }
-            | Purpose::Tags { .. }
-            | Purpose::PollFleets { .. }
-            | Purpose::ListFleets { .. }
-            | Purpose::DeleteFleets { .. }
-            | Purpose::GroupFleet { .. }
-            | Purpose::PollGroup { .. }
-            | Purpose::History { .. }
-            | Purpose::CancelSpot { .. }
-            | Purpose::Relocate { .. }
-            | Purpose::WatchSleep { .. } => {}
-            Purpose::Close { node } => self.hibernation.take_closed(&mut self.g, &node, result),
-            Purpose::Mind => self.g.cx.take_minded(result),
+            SlurmPurpose::Reset { nodes } => self.g.sight.take_reset(&mut self.g.cx, &nodes, result),
+            SlurmPurpose::StartJobs => {}
+            SlurmPurpose::Close { node } => self.hibernation.take_closed(&mut self.g, &node, result),
+            SlurmPurpose::Mind => self.g.cx.take_minded(result),
         }
     }
 
     fn take_fleets(&mut self, account: &Account, started: u64, result: CloudResult) {
-        let Ok(CloudReply::Fleets(fleets)) = result else { return };
+        let Ok(fleets) = result.and_then(CloudReply::into_fleets) else { return };
         self.groups.take_group_fleets(&mut self.g, account, started, &fleets);
         self.node_fleets.take_fleets(&mut self.g, account, fleets);
     }
@@ -378,7 +355,8 @@ impl Engine {
         // A node that the new configuration does not know is left alone; one it knows again is re-read.
         self.g.cx.nodes.retain(|name, _| site.locate(name).is_some());
         self.g.waiting.queues.retain(|stem, _| site.group(stem).is_some());
-        self.g.cx.ledger = Index::of(&self.g.cx.persisted, Arc::clone(&site));
+        self.g.cx.ledger = Ledger::of(&self.g.cx.persisted, Arc::clone(&site));
+        self.g.cx.sightings.forget(&self.g.cx.ledger);
         self.g.weigh_by_new_site();
         // Times and rules may be others now.
         self.g.launches.fulfilling.touch_all();
@@ -398,7 +376,7 @@ impl Engine {
     /// Instances that are bound, by id.
     #[must_use]
     pub fn bound_instances(&self) -> BTreeSet<&str> {
-        self.g.cx.ledger.owners.keys().map(String::as_str).collect()
+        self.g.cx.ledger.owners().map(|(id, _)| id.as_str()).collect()
     }
 
     fn take_nodes(&mut self, accounts: &[Account], result: Result<Vec<SlurmNode>, SlurmError>) {

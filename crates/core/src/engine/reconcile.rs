@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::cx::nodes::{Desire, busy_addresses};
 use crate::engine::ground::Ground;
 use crate::engine::ground::adopt::Strangers;
@@ -34,27 +34,23 @@ impl Reconcile {
         started: u64,
         instances: &[Instance],
     ) {
-        g.sight.lists += 1;
+        g.cx.sightings.begin_list();
         let may_sleep = g.cx.site.groups().iter().any(|group| group.hibernates());
         let mut moved = Vec::new();
         let mut strangers = Strangers::default();
         // EC2 lists instances in much the same order each time.
         let (mut near, mut near_binding) = (0, 0);
         for instance in instances.iter().filter(|instance| !instance.state.is_ended()) {
-            let Some(place) = find_near(&g.cx.ledger.owners, &instance.id, near) else {
+            let Some((place, node)) = g.cx.ledger.owner_near(&instance.id, near) else {
                 strangers.by_id.insert(&instance.id, instance);
                 continue;
             };
             near = place + 1;
-            let owner = &mut g.cx.ledger.owners[place];
-            owner.listed = g.sight.lists;
             // The list may have waited for slurmctld while a look showed the instance asleep.
-            let overtaken = g.sleepers.sleeping.get(&owner.node).is_some_and(|sleep| sleep.since > started);
-            if !overtaken {
-                owner.state = Some(instance.state);
-            }
+            let overtaken = g.sleepers.sleeping.get(node).is_some_and(|sleep| sleep.since > started);
+            g.cx.sightings.list(&instance.id, place, (!overtaken).then_some(instance.state));
             if let Some(addr) = &instance.private_ip
-                && let Some(place) = find_near(&g.cx.persisted.bindings, &owner.node, near_binding)
+                && let Some(place) = find_near(&g.cx.persisted.bindings, node, near_binding)
             {
                 near_binding = place + 1;
                 let binding = &g.cx.persisted.bindings[place];
@@ -145,23 +141,19 @@ impl Reconcile {
     /// Bound instances that the list does not show are asked for by id before anything is concluded.
     fn confirm_missing(&mut self, g: &mut Ground, account: &Account, started: u64) {
         let mut ids = Vec::new();
-        for (id, owner) in &g.cx.ledger.owners {
-            if owner.listed == g.sight.lists || g.cx.relocates_from(id) {
+        for (id, node) in g.cx.ledger.owners() {
+            if g.cx.sightings.is_listed(id) || g.cx.relocates_from(id) {
                 continue;
             }
-            let Some(binding) = g.cx.persisted.bindings.get(&owner.node) else { continue };
-            if binding.account == *account
-                && g.cx.nodes.get(&owner.node).is_some_and(|n| n.bound_at < started)
-            {
+            let Some(binding) = g.cx.persisted.bindings.get(node) else { continue };
+            if binding.account == *account && g.cx.nodes.get(node).is_some_and(|n| n.bound_at < started) {
                 ids.push(id.clone());
             }
         }
-        g.sight
-            .missing
-            .retain(|id, _| g.cx.ledger.owners.get(id).is_none_or(|owner| owner.listed != g.sight.lists));
+        g.sight.missing.retain(|id, _| !g.cx.ledger.is_bound(id) || !g.cx.sightings.is_listed(id));
         if !ids.is_empty() {
             let request = CloudRequest::DescribeInstances { ids: ids.clone() };
-            g.cx.cloud(Purpose::Confirm { account: account.clone(), ids }, request);
+            g.cx.cloud(CloudPurpose::Confirm { account: account.clone(), ids }, request);
         }
     }
 
@@ -172,7 +164,7 @@ impl Reconcile {
         ids: &[String],
         result: CloudResult,
     ) {
-        let Ok(CloudReply::Instances(instances)) = result else { return };
+        let Ok(instances) = result.and_then(CloudReply::into_instances) else { return };
         let now = g.cx.now;
         let grace = u64::from(g.cx.site.settings.consistency_grace_s) * 1000;
         let mut unsure = false;

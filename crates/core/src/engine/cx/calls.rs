@@ -23,9 +23,9 @@ pub(crate) enum WaitingFor {
     Node(String),
 }
 
-/// Why a call was made: who gets its answer.
+/// Why EC2 was called: who gets its answer.
 #[derive(Clone, Debug)]
-pub(crate) enum Purpose {
+pub(crate) enum CloudPurpose {
     Create {
         account: Account,
         intent: u64,
@@ -53,30 +53,6 @@ pub(crate) enum Purpose {
         nodes: Vec<String>,
         level: TagLevel,
     },
-    /// Slurm's nodes, asked for after these accounts were listed.
-    Load {
-        accounts: Vec<Account>,
-    },
-    Tell {
-        nodes: Vec<String>,
-    },
-    /// An address for nodes that have none.
-    Place {
-        nodes: Vec<String>,
-    },
-    Report {
-        nodes: Vec<String>,
-    },
-    Weigh {
-        nodes: Vec<String>,
-        weight: u32,
-        round: u64,
-    },
-    Reset {
-        nodes: Vec<String>,
-    },
-    /// Jobs that wait for nodes which have registered.
-    StartJobs,
     /// Instances of fleets that are still empty.
     PollFleets {
         account: Account,
@@ -120,16 +96,10 @@ pub(crate) enum Purpose {
         intent: Option<u64>,
         group: ActionGroup,
     },
-    /// Close the node of an instance that sleeps to new jobs.
-    Close {
-        node: String,
-    },
-    /// What a sleeping or waking node, or one whose fleet is to go, needs from slurmctld.
-    Mind,
 }
 
-impl Purpose {
-    pub(crate) fn account(&self) -> Option<&Account> {
+impl CloudPurpose {
+    fn account(&self) -> &Account {
         match self {
             Self::Create { account, .. }
             | Self::DescribeLaunch { account, .. }
@@ -144,20 +114,12 @@ impl Purpose {
             | Self::PollGroup { account, .. }
             | Self::History { account, .. }
             | Self::CancelSpot { account, .. }
-            | Self::Relocate { account, .. }
-            | Self::WatchSleep { account } => Some(account),
-            Self::Load { .. }
-            | Self::Tell { .. }
-            | Self::Place { .. }
-            | Self::Report { .. }
-            | Self::Weigh { .. }
-            | Self::Reset { .. }
-            | Self::StartJobs
-            | Self::Close { .. }
-            | Self::Mind => None,
+            | Self::WatchSleep { account }
+            | Self::Relocate { account, .. } => account,
         }
     }
 
+    /// The bucket from which EC2 takes a token for the call.
     fn action_group(&self) -> ActionGroup {
         match self {
             Self::Create { .. }
@@ -167,7 +129,14 @@ impl Purpose {
             Self::Relocate { group, .. } => *group,
             Self::Terminate { .. } => ActionGroup::Terminate,
             Self::Tags { .. } => ActionGroup::CreateTags,
-            _ => ActionGroup::Describe,
+            Self::DescribeLaunch { .. }
+            | Self::List { .. }
+            | Self::Confirm { .. }
+            | Self::PollFleets { .. }
+            | Self::ListFleets { .. }
+            | Self::PollGroup { .. }
+            | Self::History { .. }
+            | Self::WatchSleep { .. } => ActionGroup::Describe,
         }
     }
 
@@ -177,9 +146,53 @@ impl Purpose {
             Self::Terminate { .. } | Self::DeleteFleets { .. } => 0,
             Self::Create { .. } | Self::GroupFleet { .. } | Self::DescribeLaunch { .. } => 1,
             Self::Tags { level: TagLevel::Full, .. } => LOWEST,
-            _ => 2,
+            Self::Tags { .. }
+            | Self::List { .. }
+            | Self::Confirm { .. }
+            | Self::PollFleets { .. }
+            | Self::ListFleets { .. }
+            | Self::PollGroup { .. }
+            | Self::History { .. }
+            | Self::CancelSpot { .. }
+            | Self::WatchSleep { .. }
+            | Self::Relocate { .. } => 2,
         }
     }
+}
+
+/// Why slurmctld was called: who gets its answer.
+#[derive(Clone, Debug)]
+pub(crate) enum SlurmPurpose {
+    /// Slurm's nodes, asked for after these accounts were listed.
+    Load {
+        accounts: Vec<Account>,
+    },
+    Tell {
+        nodes: Vec<String>,
+    },
+    /// An address for nodes that have none.
+    Place {
+        nodes: Vec<String>,
+    },
+    Report {
+        nodes: Vec<String>,
+    },
+    Weigh {
+        nodes: Vec<String>,
+        weight: u32,
+        round: u64,
+    },
+    Reset {
+        nodes: Vec<String>,
+    },
+    /// Jobs that wait for nodes which have registered.
+    StartJobs,
+    /// Close the node of an instance that sleeps to new jobs.
+    Close {
+        node: String,
+    },
+    /// What a sleeping or waking node, or one whose fleet is to go, needs from slurmctld.
+    Mind,
 }
 
 /// Calls of one account since the engine began.
@@ -199,43 +212,76 @@ struct Lane {
 
 /// Calls that wait for their budget, each lane in its order.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Outbox {
-    lanes: BTreeMap<Lane, VecDeque<(Purpose, CloudRequest)>>,
+struct Outbox {
+    lanes: BTreeMap<Lane, VecDeque<(CloudPurpose, CloudRequest)>>,
 }
 
 impl Outbox {
-    fn push(&mut self, purpose: Purpose, request: CloudRequest) {
-        let Some(account) = purpose.account().cloned() else { return };
+    fn push(&mut self, purpose: CloudPurpose, request: CloudRequest) {
+        let account = purpose.account().clone();
         let lane = Lane { priority: purpose.priority(), account, group: purpose.action_group() };
         self.lanes.entry(lane).or_default().push_back((purpose, request));
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lanes.is_empty()
     }
 }
 
 /// Calls under way and on their way out.
 #[derive(Debug)]
 pub(crate) struct Calls {
-    pub(crate) open: BTreeMap<CallId, Purpose>,
+    to_cloud: BTreeMap<CallId, CloudPurpose>,
+    to_slurm: BTreeMap<CallId, SlurmPurpose>,
     next: CallId,
-    pub(crate) outbox: Outbox,
+    outbox: Outbox,
     pub(crate) budgets: BTreeMap<Account, Budget>,
-    pub(crate) counts: BTreeMap<Account, Counts>,
-    pub(crate) slurm_updates: u64,
+    counts: BTreeMap<Account, Counts>,
+    slurm_updates: u64,
 }
 
 impl Default for Calls {
     fn default() -> Self {
         Self {
-            open: BTreeMap::new(),
+            to_cloud: BTreeMap::new(),
+            to_slurm: BTreeMap::new(),
             next: 1,
             outbox: Outbox::default(),
             budgets: BTreeMap::new(),
             counts: BTreeMap::new(),
             slurm_updates: 0,
         }
+    }
+}
+
+impl Calls {
+    /// Nothing is under way or waits.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight() == 0 && self.outbox.lanes.is_empty()
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.to_cloud.len() + self.to_slurm.len()
+    }
+
+    pub(crate) fn in_flight_of(&self, account: &Account) -> usize {
+        self.to_cloud.values().filter(|purpose| purpose.account() == account).count()
+    }
+
+    pub(crate) fn counts_of(&self, account: &Account) -> Counts {
+        self.counts.get(account).copied().unwrap_or_default()
+    }
+
+    /// Updates of nodes since the engine began.
+    pub(crate) fn slurm_updates(&self) -> u64 {
+        self.slurm_updates
+    }
+
+    /// Why slurmctld was called; `None` for an answer that nobody waits for.
+    pub(crate) fn slurm_answered(&mut self, call: CallId) -> Option<SlurmPurpose> {
+        self.to_slurm.remove(&call)
+    }
+
+    fn number(&mut self) -> CallId {
+        let call = self.next;
+        self.next += 1;
+        call
     }
 }
 
@@ -259,23 +305,17 @@ impl Cx {
     }
 
     /// Queue a call to EC2; it leaves at the end of this step unless the budget says later.
-    pub(crate) fn cloud(&mut self, purpose: Purpose, request: CloudRequest) {
+    pub(crate) fn cloud(&mut self, purpose: CloudPurpose, request: CloudRequest) {
         self.calls.outbox.push(purpose, request);
     }
 
-    pub(crate) fn slurm_call(&mut self, purpose: Purpose, request: SlurmRequest) {
-        let call = self.new_call(purpose);
+    pub(crate) fn slurm_call(&mut self, purpose: SlurmPurpose, request: SlurmRequest) {
+        let call = self.calls.number();
+        self.calls.to_slurm.insert(call, purpose);
         if matches!(request, SlurmRequest::UpdateNodes(_)) {
             self.calls.slurm_updates += 1;
         }
         self.step.effects.push(Effect::Slurm { call, request });
-    }
-
-    fn new_call(&mut self, purpose: Purpose) -> CallId {
-        let call = self.calls.next;
-        self.calls.next += 1;
-        self.calls.open.insert(call, purpose);
-        call
     }
 
     /// A lane that must wait keeps everything behind its first call: the bucket is the same for all of it.
@@ -293,7 +333,8 @@ impl Cx {
                     waiting.push_front((purpose, request));
                     break;
                 }
-                let call = self.new_call(purpose);
+                let call = self.calls.number();
+                self.calls.to_cloud.insert(call, purpose);
                 self.calls.counts.entry(lane.account.clone()).or_default().calls += 1;
                 self.step.effects.push(Effect::Cloud { call, account: lane.account.clone(), request });
             }
@@ -303,8 +344,10 @@ impl Cx {
         next
     }
 
-    pub(crate) fn note_budget(&mut self, purpose: &Purpose, result: &CloudResult) {
-        let Some(account) = purpose.account().cloned() else { return };
+    /// Why EC2 was called, and what its answer says of the budget; `None` for an answer that nobody waits for.
+    pub(crate) fn cloud_answered(&mut self, call: CallId, result: &CloudResult) -> Option<CloudPurpose> {
+        let purpose = self.calls.to_cloud.remove(&call)?;
+        let account = purpose.account();
         let group = purpose.action_group();
         let budget = self.calls.budgets.entry(account.clone()).or_default();
         match result {
@@ -316,6 +359,7 @@ impl Cx {
             }
             _ => budget.passed(group, self.now),
         }
+        Some(purpose)
     }
 
     pub(crate) fn take_minded(&mut self, result: SlurmResult) {

@@ -10,31 +10,14 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::ec2_api::{CloudRequest, Instance, InstanceState};
+use crate::ec2_api::{CloudRequest, Instance};
 use crate::engine::cx::Cx;
-use crate::name_map::NameMap;
+use crate::name_map::{NameMap, find_near};
 use crate::record::{Binding, Changes, Intent, NodeFleet, Persisted};
 use crate::relocation::Relocation;
 use crate::site::{Account, FleetScope, Lifecycle, Site};
 use crate::tag;
 use crate::tag::FLEET_ID;
-
-/// The node that has an instance.
-#[derive(Clone, Debug)]
-pub(crate) struct Owner {
-    pub(crate) node: String,
-    /// As EC2 last showed it.
-    pub(crate) state: Option<InstanceState>,
-    /// The number of the last list that showed the instance alive.
-    pub(crate) listed: u64,
-}
-
-impl PartialEq for Owner {
-    /// State and list are no matter of the journal.
-    fn eq(&self, other: &Self) -> bool {
-        self.node == other.node
-    }
-}
 
 /// What is bound in one node group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,11 +29,12 @@ pub(crate) struct Bound {
 /// Instance id and lifecycle, by node.
 pub(crate) type Members = BTreeMap<String, (String, Lifecycle)>;
 
+/// What follows from the journal's state.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Index {
+pub(crate) struct Ledger {
     site: Arc<Site>,
-    /// By instance id.
-    pub(crate) owners: NameMap<Owner>,
+    /// Nodes by instance id.
+    owners: NameMap<String>,
     /// Nodes by reservation.
     reservations: NameMap<BTreeSet<String>>,
     /// By the stem of the group; nodes that the configuration does not know are not counted.
@@ -65,7 +49,7 @@ pub(crate) struct Index {
     fleet_counts: BTreeMap<Account, usize>,
 }
 
-impl Index {
+impl Ledger {
     fn empty(site: Arc<Site>) -> Self {
         Self {
             site,
@@ -97,7 +81,18 @@ impl Index {
 
     /// The node that has this instance.
     pub(crate) fn owner(&self, instance_id: &str) -> Option<&str> {
-        self.owners.get(instance_id).map(|owner| owner.node.as_str())
+        self.owners.get(instance_id).map(String::as_str)
+    }
+
+    /// Where the instance stands among all that are bound, and the node that has it; `guess` is looked at first.
+    pub(crate) fn owner_near(&self, instance_id: &str, guess: usize) -> Option<(usize, &str)> {
+        let place = find_near(&self.owners, instance_id, guess)?;
+        Some((place, self.owners[place].as_str()))
+    }
+
+    /// Bound instances, each with its node.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.owners.iter()
     }
 
     pub(crate) fn is_bound(&self, instance_id: &str) -> bool {
@@ -158,10 +153,9 @@ impl Index {
     }
 }
 
-impl Changes for Index {
+impl Changes for Ledger {
     fn bound(&mut self, binding: &Binding) {
-        let owner = Owner { node: binding.node.clone(), state: None, listed: 0 };
-        self.owners.insert(binding.instance_id.clone(), owner);
+        self.owners.insert(binding.instance_id.clone(), binding.node.clone());
         self.reservations.entry(binding.reservation_id.clone()).or_default().insert(binding.node.clone());
         self.count_bound(binding, |count| count + 1);
         if let Some(fleet) = &binding.fleet {

@@ -8,13 +8,16 @@ pub(crate) mod attempt;
 pub(crate) mod calls;
 pub(crate) mod ledger;
 pub(crate) mod nodes;
+pub(crate) mod sightings;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::engine::cx::attempt::Deadline;
 use crate::engine::cx::calls::Calls;
-use crate::engine::cx::ledger::Index;
+use crate::engine::cx::ledger::Ledger;
 use crate::engine::cx::nodes::{Desire, Node};
+use crate::engine::cx::sightings::{Sightings, Told};
 use crate::event::Step;
 use crate::fact::{Fact, FactKind};
 use crate::name_map::NameMap;
@@ -49,13 +52,15 @@ pub(crate) struct Cx {
     /// The journal's state.
     pub(crate) persisted: Persisted,
     /// What follows from the journal's state, found without walking it.
-    pub(crate) ledger: Index,
+    pub(crate) ledger: Ledger,
+    pub(crate) sightings: Sightings,
     pub(crate) nodes: NameMap<Node>,
     pub(crate) calls: Calls,
     pub(crate) rng: fastrand::Rng,
     /// Client tokens made so far.
     pub(crate) counter: u64,
-    pub(crate) deadline: Option<u64>,
+    /// When a tick is due, if nothing happens before.
+    pub(crate) deadline: Deadline,
     pub(crate) changed: Changed,
     pub(crate) step: Step,
 }
@@ -97,7 +102,8 @@ impl Cx {
             Record::Unbound { nodes, .. } => self.changed.weights.extend(nodes.iter().cloned()),
             _ => {}
         }
-        self.persisted.apply_telling(&record, &mut self.ledger);
+        let mut told = Told { ledger: &mut self.ledger, sightings: &mut self.sightings };
+        self.persisted.apply_telling(&record, &mut told);
         self.step.records.push(record);
     }
 
@@ -107,11 +113,6 @@ impl Cx {
 
     pub(crate) fn fact(&mut self, fact: Fact) {
         self.step.facts.push(fact);
-    }
-
-    /// Ask to be woken at `mono_ms` = `at`.
-    pub(crate) fn wake(&mut self, at: u64) {
-        self.deadline = Some(self.deadline.map_or(at, |earlier| earlier.min(at)));
     }
 
     pub(crate) fn new_token(&mut self) -> String {

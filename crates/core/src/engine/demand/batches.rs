@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::engine::cx::attempt::Deadline;
 use crate::engine::demand::Demand;
 use crate::engine::ground::Ground;
 use crate::engine::groups::GroupFleets;
@@ -22,9 +23,10 @@ impl Demand {
         g: &mut Ground,
         launching: &mut Launching,
         groups: &mut GroupFleets,
-    ) {
+    ) -> Deadline {
+        let mut next = Deadline::NONE;
         if g.cx.persisted.paused || !g.sight.is_slurm_known() {
-            return;
+            return next;
         }
         let site = Arc::clone(&g.cx.site);
         let stems: Vec<String> = g
@@ -54,14 +56,15 @@ impl Demand {
             let by_job = launches_by_job(group);
             let due = closed.max(if by_job { queue.look_at } else { pressure.retry_at(1) });
             if due > g.cx.now.mono_ms {
-                g.cx.wake(due);
+                next = next.or(Some(due));
             } else if by_job {
-                self.launch_due_units(g, launching, group, &stem);
+                next = next.or(self.launch_due_units(g, launching, group, &stem));
             } else {
                 let nodes = g.waiting.take_queue(&g.cx, &stem);
                 self.begin_launch(g, launching, groups, group, nodes, group.lifecycle);
             }
         }
+        next
     }
 
     /// Launch what of the queue may be launched; the rest waits for its own time.
@@ -71,7 +74,7 @@ impl Demand {
         launching: &mut Launching,
         group: &Arc<NodeGroup>,
         stem: &str,
-    ) {
+    ) -> Deadline {
         let now = g.cx.now.mono_ms;
         let mut again = now + LOOK_AGAIN_MS;
         let waiting = g.waiting.queues.get(stem).into_iter().flat_map(|queue| &queue.nodes);
@@ -90,10 +93,11 @@ impl Demand {
                 due => again = again.min(due.unwrap_or(again)),
             }
         }
-        if let Some(queue) = g.waiting.queues.get_mut(stem).filter(|queue| !queue.is_empty()) {
-            queue.look_at = again.min(now + LOOK_MS);
-            g.cx.wake(again);
-        }
+        let Some(queue) = g.waiting.queues.get_mut(stem).filter(|queue| !queue.is_empty()) else {
+            return Deadline::NONE;
+        };
+        queue.look_at = again.min(now + LOOK_MS);
+        Deadline::at(again)
     }
 
     pub(crate) fn begin_launch(

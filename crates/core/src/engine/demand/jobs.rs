@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::engine::cx::PowerSource;
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::attempt::Deadline;
+use crate::engine::cx::calls::SlurmPurpose;
 use crate::engine::cx::nodes::Desire;
 use crate::engine::demand::Demand;
 use crate::engine::ground::Ground;
@@ -85,13 +86,13 @@ impl Demand {
         }
     }
 
-    pub(crate) fn start_ready_jobs(&mut self, g: &mut Ground) {
-        let Some(at) = self.start_jobs_at else { return };
+    pub(crate) fn start_ready_jobs(&mut self, g: &mut Ground) -> Deadline {
+        let Some(at) = self.start_jobs_at else { return Deadline::NONE };
         if at > g.cx.now.mono_ms {
-            g.cx.wake(at);
-            return;
+            return Deadline::at(at);
         }
         self.start_jobs_at = None;
-        g.cx.slurm_call(Purpose::StartJobs, SlurmRequest::StartReadyJobs);
+        g.cx.slurm_call(SlurmPurpose::StartJobs, SlurmRequest::StartReadyJobs);
+        Deadline::NONE
     }
 }

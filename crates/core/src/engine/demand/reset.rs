@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Nodes that Slurm holds DOWN after a failed power-up, brought back into service.
 
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::SlurmPurpose;
 use crate::engine::demand::Demand;
 use crate::engine::ground::Ground;
 use crate::engine::ground::failures::REASON_PREFIX;
@@ -53,7 +53,7 @@ impl Demand {
         );
         let update =
             NodeUpdate { names: nodes, state: Some(NodeStateChange::Resume), ..NodeUpdate::default() };
-        g.cx.slurm_call(Purpose::Reset { nodes: names }, SlurmRequest::UpdateNodes(update));
+        g.cx.slurm_call(SlurmPurpose::Reset { nodes: names }, SlurmRequest::UpdateNodes(update));
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::engine::cx::Cx;
 use crate::engine::cx::attempt::{Attempt, Deadline};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::SlurmPurpose;
 use crate::fact::FactKind;
 use crate::record::{Binding, Record};
 use crate::slurm_api::{NodeUpdate, SlurmError, SlurmRequest, SlurmResult};
@@ -69,7 +69,7 @@ impl Addresses {
         update.instance_types = Some(types);
         self.attempt.begin();
         let nodes = update.names.clone();
-        cx.slurm_call(Purpose::Tell { nodes }, SlurmRequest::UpdateNodes(update));
+        cx.slurm_call(SlurmPurpose::Tell { nodes }, SlurmRequest::UpdateNodes(update));
         Deadline::NONE
     }
 

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ec2_api::{CloudReply, CloudRequest, CloudResult};
+use crate::ec2_api::{CloudError, CloudReply, CloudRequest, CloudResult};
 use crate::engine::cx::Cx;
 use crate::engine::cx::attempt::{Batched, Deadline};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::fact::FactKind;
 use crate::limits::backoff_ms;
 use crate::record::{Outcome, Record};
@@ -41,13 +41,13 @@ impl FleetDeletions {
         for (account, queue) in &mut self.queues {
             for intent in queue.take_repeats(now) {
                 if let Some(request) = cx.open_request(intent) {
-                    cx.cloud(Purpose::DeleteFleets { account: account.clone(), intent }, request);
+                    cx.cloud(CloudPurpose::DeleteFleets { account: account.clone(), intent }, request);
                 }
             }
             for ids in queue.take_closed(now, idle, idle, MAX_DELETE) {
                 let request = CloudRequest::DeleteFleets { ids, terminate_instances: true };
                 let intent = cx.record_intent(account, request.clone(), None);
-                cx.cloud(Purpose::DeleteFleets { account: account.clone(), intent }, request);
+                cx.cloud(CloudPurpose::DeleteFleets { account: account.clone(), intent }, request);
             }
             deadline = deadline.or(queue.next(idle, idle));
         }
@@ -64,8 +64,8 @@ impl FleetDeletions {
     pub(crate) fn take_deleted(&mut self, cx: &mut Cx, id: u64, result: CloudResult) {
         let Some(intent) = cx.persisted.open.get(&id).cloned() else { return };
         let CloudRequest::DeleteFleets { ids, .. } = &intent.request else { return };
-        match result {
-            Ok(CloudReply::Deleted { deleted, failed }) => {
+        match result.and_then(CloudReply::into_deleted) {
+            Ok((deleted, failed)) => {
                 // Not known, or deleted before: the reply to the first attempt was lost. A fleet that exists after all is
                 // listed, and deleted then as one without a node.
                 let (unknown, refused): (Vec<_>, Vec<_>) = failed.iter().cloned().partition(|(_, code)| {
@@ -93,11 +93,7 @@ impl FleetDeletions {
                     self.end_fleet(cx, &intent.account, fleet);
                 }
             }
-            other => {
-                let (code, message) = match other {
-                    Err(error) => (error.code, error.message),
-                    Ok(reply) => ("UnexpectedReply".into(), format!("{reply:?}")),
-                };
+            Err(CloudError { code, message, .. }) => {
                 let queue = self.queues.entry(intent.account).or_default();
                 let failures = queue.failed(id);
                 queue.repeat(id, cx.now.mono_ms + backoff_ms(failures + 1, &mut cx.rng));

@@ -93,13 +93,14 @@ impl Ground {
     }
 
     /// Drop what is no failure any more.
-    pub(crate) fn settle_failures(&mut self) {
+    fn settle_failures(&mut self) {
         let (cx, sleepers) = (&self.cx, &self.sleepers);
         self.failures.settle(|node, cause| is_failed(cx, sleepers, node, cause));
     }
 
     /// No node is powered down before all that wait have an address.
     pub(crate) fn place_and_report(&mut self) -> Deadline {
+        self.settle_failures();
         if self.placeholders.in_flight() || self.addresses.is_owed() {
             return Deadline::NONE;
         }

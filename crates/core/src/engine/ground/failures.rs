@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::cx::Cx;
 use crate::engine::cx::attempt::{Attempt, Deadline};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::SlurmPurpose;
 use crate::fact::FactKind;
 use crate::slurm_api::{NodeStateChange, NodeUpdate, SlurmRequest, SlurmResult};
 
@@ -112,7 +112,7 @@ impl Failures {
             ..NodeUpdate::default()
         };
         self.attempt.begin();
-        cx.slurm_call(Purpose::Report { nodes }, SlurmRequest::UpdateNodes(update));
+        cx.slurm_call(SlurmPurpose::Report { nodes }, SlurmRequest::UpdateNodes(update));
         Deadline::NONE
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::ec2_api::{CloudResult, Instance};
 use crate::engine::cx::Cx;
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::record::{Binding, Outcome, Record};
 use crate::site::Account;
 use crate::tag::FLEET_ID;
@@ -72,7 +72,7 @@ impl Lowering {
             Err(error) if error.class.is_retryable() => {
                 // A persistent request that stays open would launch another instance.
                 if let Some(request) = cx.open_request(id) {
-                    cx.cloud(Purpose::CancelSpot { account: account.clone(), intent: id }, request);
+                    cx.cloud(CloudPurpose::CancelSpot { account: account.clone(), intent: id }, request);
                 }
                 return;
             }

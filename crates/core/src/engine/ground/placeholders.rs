@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use crate::engine::cx::Cx;
 use crate::engine::cx::attempt::{Attempt, Deadline};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::SlurmPurpose;
 use crate::engine::cx::nodes::Desire;
 use crate::fact::FactKind;
 use crate::slurm_api::{NodeUpdate, SlurmError, SlurmRequest, SlurmResult};
@@ -68,7 +68,7 @@ impl Placeholders {
         let addrs = Some(vec![NOWHERE.to_owned(); nodes.len()]);
         let update = NodeUpdate { names: nodes.clone(), addrs, ..NodeUpdate::default() };
         self.attempt.begin();
-        cx.slurm_call(Purpose::Place { nodes }, SlurmRequest::UpdateNodes(update));
+        cx.slurm_call(SlurmPurpose::Place { nodes }, SlurmRequest::UpdateNodes(update));
         (false, next)
     }
 

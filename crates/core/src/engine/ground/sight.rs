@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, Instance};
+use crate::ec2_api::{CloudError, CloudReply, CloudRequest, CloudResult, Instance};
 use crate::engine::cx::Cx;
 use crate::engine::cx::attempt::{Attempt, Deadline};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::{CloudPurpose, SlurmPurpose};
 use crate::fact::FactKind;
 use crate::site::Account;
 use crate::slurm_api::{SlurmError, SlurmRequest, SlurmResult};
@@ -61,8 +61,6 @@ pub(crate) struct Sight {
     pub(crate) orphans: BTreeMap<String, u64>,
     /// Bound instances that EC2 does not show, and since when.
     pub(crate) missing: BTreeMap<String, u64>,
-    /// Lists of instances that have been judged.
-    pub(crate) lists: u64,
     /// Accounts whose fleets have been listed since the start.
     fleets_listed: BTreeSet<Account>,
     /// Accounts that the site no longer names and in which something of ours is left.
@@ -122,7 +120,7 @@ impl Sight {
             }
             view.list.begin();
             let cluster = cx.site.cluster.clone();
-            cx.cloud(Purpose::List { account, started: now }, CloudRequest::DescribeCluster { cluster });
+            cx.cloud(CloudPurpose::List { account, started: now }, CloudRequest::DescribeCluster { cluster });
         }
         deadline.or(self.load_when_due(cx))
     }
@@ -143,7 +141,7 @@ impl Sight {
         }
         self.slurm.load.begin();
         self.slurm.again = false;
-        cx.slurm_call(Purpose::Load { accounts: listed }, SlurmRequest::LoadNodes);
+        cx.slurm_call(SlurmPurpose::Load { accounts: listed }, SlurmRequest::LoadNodes);
         Deadline::NONE
     }
 
@@ -232,8 +230,8 @@ impl Sight {
         let rescan_ms = u64::from(cx.site.settings.rescan_s) * 1000;
         let now = cx.now;
         let Some(view) = self.views.get_mut(account) else { return };
-        match result {
-            Ok(CloudReply::Instances(instances)) => {
+        match result.and_then(CloudReply::into_instances) {
+            Ok(instances) => {
                 let recovered = view.list.failures() > 0;
                 view.list.succeeded_until(now.mono_ms + rescan_ms);
                 view.shown.last_ok_unix_ms = Some(now.unix_ms);
@@ -243,7 +241,7 @@ impl Sight {
                 if cx.keeps_fleets(account) {
                     let cluster = cx.site.cluster.clone();
                     cx.cloud(
-                        Purpose::ListFleets { account: account.clone(), started: now.mono_ms },
+                        CloudPurpose::ListFleets { account: account.clone(), started: now.mono_ms },
                         CloudRequest::DescribeFleets { cluster },
                     );
                 }
@@ -251,11 +249,7 @@ impl Sight {
                     cx.fact(cx.new_fact(FactKind::CloudKnown, format!("EC2 in {account} answers again")));
                 }
             }
-            other => {
-                let (code, message) = match other {
-                    Err(error) => (error.code, error.message),
-                    Ok(reply) => ("UnexpectedReply".to_owned(), format!("{reply:?}")),
-                };
+            Err(CloudError { code, message, .. }) => {
                 let least_ms = if view.ready { PATIENCE_MS } else { 0 };
                 view.list.failed_for(now.mono_ms, 1, least_ms, &mut cx.rng);
                 view.shown.last_error = Some(format!("{code}: {message}"));

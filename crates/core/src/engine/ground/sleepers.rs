@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::ec2_api::{Instance, InstanceState};
 use crate::engine::cx::Cx;
 use crate::engine::cx::agenda::{Agenda, Watched};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::SlurmPurpose;
 use crate::engine::cx::nodes::Desire;
 use crate::fact::FactKind;
 use crate::record::Record;
@@ -89,7 +89,7 @@ impl Sleepers {
             reached.push(node.clone());
         }
         if !reached.is_empty() {
-            cx.slurm_call(Purpose::Mind, SlurmRequest::KeepResponding { nodes: reached });
+            cx.slurm_call(SlurmPurpose::Mind, SlurmRequest::KeepResponding { nodes: reached });
         }
     }
 
@@ -104,12 +104,12 @@ impl Sleepers {
 
     /// Asleep or awake, by what EC2 says of the instance.
     pub(crate) fn note_instance_state(&mut self, cx: &mut Cx, instance: &Instance) {
-        let Some(owner) = cx.ledger.owners.get_mut(&instance.id) else { return };
-        owner.state = Some(instance.state);
-        if !cx.site.locate(&owner.node).is_some_and(|(group, _)| group.hibernates()) {
+        let Some(node) = cx.ledger.owner(&instance.id) else { return };
+        cx.sightings.show(&instance.id, instance.state);
+        if !cx.site.locate(node).is_some_and(|(group, _)| group.hibernates()) {
             return;
         }
-        let node = owner.node.clone();
+        let node = node.to_owned();
         match instance.state {
             InstanceState::Stopping | InstanceState::Stopped => self.fall_asleep(cx, &node),
             InstanceState::Running => self.wake_up(cx, &node),
@@ -141,13 +141,13 @@ impl Sleepers {
             return;
         }
         // From now on slurmd has SlurmdTimeout to answer, like any other.
-        cx.slurm_call(Purpose::Mind, SlurmRequest::KeepResponding { nodes: vec![node.to_owned()] });
+        cx.slurm_call(SlurmPurpose::Mind, SlurmRequest::KeepResponding { nodes: vec![node.to_owned()] });
         let update = NodeUpdate {
             names: vec![node.to_owned()],
             state: Some(NodeStateChange::Undrain),
             ..NodeUpdate::default()
         };
-        cx.slurm_call(Purpose::Mind, SlurmRequest::UpdateNodes(update));
+        cx.slurm_call(SlurmPurpose::Mind, SlurmRequest::UpdateNodes(update));
         if let Some(n) = cx.nodes.get_mut(node) {
             n.flags = n.flags.without(NodeFlags::DRAIN);
         }

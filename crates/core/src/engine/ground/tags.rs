@@ -7,7 +7,7 @@ use crate::ec2_api::{CloudError, CloudRequest, CloudResult, ErrorClass};
 use crate::engine::cx::Cx;
 use crate::engine::cx::agenda::Agenda;
 use crate::engine::cx::attempt::{Attempt, Deadline};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::fact::FactKind;
 use crate::limits::backoff_ms;
 use crate::record::{Binding, Outcome, Record, TagLevel};
@@ -202,7 +202,7 @@ impl Tags {
         let request = CloudRequest::CreateTags { ids: call.ids, tags: call.tags };
         let id = cx.record_intent(&call.account, request.clone(), None);
         cx.cloud(
-            Purpose::Tags { account: call.account, intent: id, nodes: call.nodes, level: call.level },
+            CloudPurpose::Tags { account: call.account, intent: id, nodes: call.nodes, level: call.level },
             request,
         );
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::ec2_api::{CloudRequest, CloudResult};
 use crate::engine::cx::Cx;
 use crate::engine::cx::attempt::{Batched, Deadline};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::fact::FactKind;
 use crate::limits::backoff_ms;
 use crate::record::{Outcome, Record};
@@ -57,7 +57,7 @@ impl Terminations {
         for (account, queue) in &mut self.queues {
             for intent in queue.take_repeats(now) {
                 let Some(request) = cx.open_request(intent) else { continue };
-                cx.cloud(Purpose::Terminate { account: account.clone(), intent }, request);
+                cx.cloud(CloudPurpose::Terminate { account: account.clone(), intent }, request);
             }
             for ids in queue.take_closed(now, idle, longest, MAX_IDS) {
                 terminate(cx, account, ids);
@@ -131,5 +131,5 @@ fn terminate(cx: &mut Cx, account: &Account, ids: Vec<String>) {
     let id = cx.record_intent(account, request.clone(), None);
     let text = format!("{} instances in {account}", ids.len());
     cx.fact(cx.new_fact(FactKind::TerminateSent, text).instances(ids));
-    cx.cloud(Purpose::Terminate { account: account.clone(), intent: id }, request);
+    cx.cloud(CloudPurpose::Terminate { account: account.clone(), intent: id }, request);
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::cx::Cx;
 use crate::engine::cx::attempt::{Attempt, Deadline};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::SlurmPurpose;
 use crate::engine::cx::nodes::{Desire, Node};
 use crate::fact::FactKind;
 use crate::record::Binding;
@@ -102,7 +102,7 @@ impl Weights {
         self.attempt.begin();
         let update = NodeUpdate { names: nodes.clone(), weight: Some(weight), ..NodeUpdate::default() };
         let round = self.round;
-        cx.slurm_call(Purpose::Weigh { nodes, weight, round }, SlurmRequest::UpdateNodes(update));
+        cx.slurm_call(SlurmPurpose::Weigh { nodes, weight, round }, SlurmRequest::UpdateNodes(update));
         Deadline::NONE
     }
 

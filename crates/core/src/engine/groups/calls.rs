@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, ErrorClass};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::ground::Ground;
 use crate::engine::groups::GroupFleets;
 use crate::engine::groups::fingerprint::{digest, form_of};
@@ -43,7 +43,7 @@ impl GroupFleets {
         if let Some(state) = self.states.get_mut(stem) {
             state.in_flight = true;
         }
-        g.cx.cloud(Purpose::GroupFleet { account, intent, stem: stem.to_owned() }, request);
+        g.cx.cloud(CloudPurpose::GroupFleet { account, intent, stem: stem.to_owned() }, request);
     }
 
     pub(crate) fn take_group_call(&mut self, g: &mut Ground, id: u64, stem: &str, result: CloudResult) {

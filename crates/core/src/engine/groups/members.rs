@@ -4,7 +4,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, Fleet, Instance, InstanceState};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::attempt::Deadline;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::cx::ledger::stem_of_key;
 use crate::engine::cx::nodes::busy_addresses;
 use crate::engine::ground::Ground;
@@ -24,10 +25,10 @@ impl GroupFleets {
         g.cx.site.group(key).is_none_or(|group| group.scope != FleetScope::Group)
     }
 
-    pub(crate) fn poll_group_fleet(&mut self, g: &mut Ground, stem: &str) {
-        let Some(fleet) = g.cx.persisted.group_fleets.get(stem).cloned() else { return };
+    pub(crate) fn poll_group_fleet(&mut self, g: &mut Ground, stem: &str) -> Deadline {
+        let Some(fleet) = g.cx.persisted.group_fleets.get(stem).cloned() else { return Deadline::NONE };
         let now = g.cx.now.mono_ms;
-        let Some(state) = self.states.get(stem) else { return };
+        let Some(state) = self.states.get(stem) else { return Deadline::NONE };
         let busy = !state.awaiting.is_empty()
             || g.lowering.owes(stem)
             || !state.spare.is_empty()
@@ -36,12 +37,10 @@ impl GroupFleets {
             || !state.settled
             || !state.clear && self.winds_down(g, stem);
         if !busy || state.poll_in_flight {
-            return;
+            return Deadline::NONE;
         }
         if state.poll_at > now {
-            let at = state.poll_at;
-            g.cx.wake(at);
-            return;
+            return Deadline::at(state.poll_at);
         }
         let unsettled = !state.settled || state.modifying;
         if let Some(state) = self.states.get_mut(stem) {
@@ -51,15 +50,16 @@ impl GroupFleets {
         if unsettled {
             let cluster = g.cx.site.cluster.clone();
             g.cx.cloud(
-                Purpose::ListFleets { account: fleet.account.clone(), started: now },
+                CloudPurpose::ListFleets { account: fleet.account.clone(), started: now },
                 CloudRequest::DescribeFleets { cluster },
             );
         }
         let fleet_ids = vec![fleet.fleet_id];
         g.cx.cloud(
-            Purpose::PollGroup { account: fleet.account, stem: stem.to_owned() },
+            CloudPurpose::PollGroup { account: fleet.account, stem: stem.to_owned() },
             CloudRequest::DescribeFleetInstances { fleet_ids },
         );
+        Deadline::NONE
     }
 
     /// Instances that came whenever EC2 liked: each takes one waiting node, once.
@@ -73,7 +73,7 @@ impl GroupFleets {
         let now = g.cx.now.mono_ms;
         let Some(state) = self.states.get_mut(stem) else { return };
         state.poll_in_flight = false;
-        let Ok(CloudReply::Instances(mut instances)) = result else { return };
+        let Ok(mut instances) = result.and_then(CloudReply::into_instances) else { return };
         state.looked = true;
         let before_raise = state.before_raise.take().is_some_and(|until| until > now);
         let Some(fleet) = g.cx.persisted.group_fleets.get(stem).cloned() else { return };
@@ -275,8 +275,7 @@ impl GroupFleets {
         let Some(members) = g.cx.ledger.members(&fleet.id) else { return fleet.fulfilled > 0.0 };
         let known = members.values().filter(|(id, _)| !g.sight.missing.contains_key(id)).count();
         let asleep = |id: &str| {
-            let state = g.cx.ledger.owners.get(id).and_then(|owner| owner.state);
-            matches!(state, Some(InstanceState::Stopping | InstanceState::Stopped))
+            matches!(g.cx.sightings.state(id), Some(InstanceState::Stopping | InstanceState::Stopped))
         };
         (fleet.fulfilled - f64::from(u32::try_from(known).unwrap_or(u32::MAX))).abs() > 0.5
             || members.values().any(|(id, _)| asleep(id))

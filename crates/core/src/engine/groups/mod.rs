@@ -16,6 +16,7 @@ mod waiting;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::cx::agenda::Watched;
+use crate::engine::cx::attempt::Deadline;
 use crate::engine::ground::Ground;
 use crate::engine::groups::state::GroupState;
 use crate::record::Record;
@@ -33,7 +34,8 @@ impl GroupFleets {
         g.lowering.is_empty() && self.states.values().all(GroupState::is_quiet)
     }
 
-    pub(crate) fn mind_group_fleets(&mut self, g: &mut Ground) {
+    pub(crate) fn mind_group_fleets(&mut self, g: &mut Ground) -> Deadline {
+        let mut next = Deadline::NONE;
         for node in std::mem::take(&mut g.cx.changed.groups) {
             if let Some((stem, ..)) = g.cx.site.place_of(&node)
                 && let Some(state) = self.states.get_mut(stem)
@@ -55,10 +57,12 @@ impl GroupFleets {
             if !self.states.contains_key(&stem) && !g.cx.persisted.group_fleets.contains_key(&stem) {
                 continue;
             }
-            self.give_up_waiting(g, &stem);
-            self.mind_group_fleet(g, &stem);
-            self.poll_group_fleet(g, &stem);
+            next = next
+                .or(self.give_up_waiting(g, &stem))
+                .or(self.mind_group_fleet(g, &stem))
+                .or(self.poll_group_fleet(g, &stem));
         }
+        next
     }
 
     /// The site has changed: templates that EC2 names by `$Latest` or `$Default` may be other ones now.

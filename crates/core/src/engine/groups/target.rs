@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::ec2_api::{CloudRequest, FleetTemplate, InstanceState};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::attempt::Deadline;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::cx::ledger::stem_of_key;
 use crate::engine::ground::Ground;
 use crate::engine::groups::GroupFleets;
@@ -22,11 +23,7 @@ impl GroupFleets {
         let members = fleet.and_then(|fleet| g.cx.ledger.members(&fleet.fleet_id));
         for (instance_id, lifecycle) in members.into_iter().flat_map(BTreeMap::values) {
             let counted = fleet.is_none_or(|fleet| !fleet.uncounted.contains(instance_id))
-                || g.cx
-                    .ledger
-                    .owners
-                    .get(instance_id)
-                    .is_some_and(|o| o.state == Some(InstanceState::Running));
+                || g.cx.sightings.state(instance_id) == Some(InstanceState::Running);
             match lifecycle {
                 Lifecycle::Spot => spot += u32::from(counted),
                 Lifecycle::OnDemand => on_demand += u32::from(counted),
@@ -48,7 +45,7 @@ impl GroupFleets {
         (spot, on_demand)
     }
 
-    pub(crate) fn mind_group_fleet(&mut self, g: &mut Ground, stem: &str) {
+    pub(crate) fn mind_group_fleet(&mut self, g: &mut Ground, stem: &str) -> Deadline {
         let now = g.cx.now.mono_ms;
         let (spot, on_demand) = self.group_target(g, stem);
         let fleet = g.cx.persisted.group_fleets.get(stem).cloned();
@@ -61,20 +58,19 @@ impl GroupFleets {
         let in_flight = state.in_flight;
         let ending = fleet.as_ref().is_some_and(|fleet| g.deletions.is_fleet_ending(&g.cx, &fleet.fleet_id));
         if in_flight || ending || g.cx.persisted.paused || !known {
-            return;
+            return Deadline::NONE;
         }
-        let Some(state) = self.states.get(stem) else { return };
+        let Some(state) = self.states.get(stem) else { return Deadline::NONE };
         let not_before = state.next_at.max(state.before_raise.unwrap_or(0));
         if not_before > now {
-            g.cx.wake(not_before);
-            return;
+            return Deadline::at(not_before);
         }
         if let Some(intent) = state.open_intent {
             // The same call again, with its token.
             if let Some(open) = g.cx.persisted.open.get(&intent).cloned() {
                 self.send_group_call(g, stem, intent, open.account, open.request);
             }
-            return;
+            return Deadline::NONE;
         }
         match (fleet, group) {
             // The account's fleets must have been listed once: a fleet is never made twice.
@@ -85,11 +81,12 @@ impl GroupFleets {
                 self.begin_group_call(g, stem, &group.account, request);
             }
             (Some(fleet), group) => match group.filter(|group| group.scope == FleetScope::Group) {
-                Some(group) => self.follow_site(g, stem, fleet, &group, (spot, on_demand)),
+                Some(group) => return self.follow_site(g, stem, fleet, &group, (spot, on_demand)),
                 None => self.wind_down(g, stem, fleet, (spot, on_demand)),
             },
             _ => {}
         }
+        Deadline::NONE
     }
 
     /// The fleet has what the site wants and the capacity that Slurm wants, or is brought there.
@@ -100,16 +97,17 @@ impl GroupFleets {
         fleet: GroupFleet,
         group: &NodeGroup,
         target: (u32, u32),
-    ) {
+    ) -> Deadline {
         let wanted = form_of(&group_fleet_request(&g.cx.site, group, ""));
         if !fleet.options.is_empty() && fleet.options != wanted.options || fleet.account != group.account {
             self.retire(g, stem, fleet, "ModifyFleet cannot give it the new options");
-            return;
+            return Deadline::at(g.cx.now.mono_ms);
         }
-        let Some(state) = self.states.get(stem) else { return };
+        let Some(state) = self.states.get(stem) else { return Deadline::NONE };
         let other = fleet.template != wanted.template || state.apply_again;
         let template = other && state.refused.as_ref() != Some(&wanted.template);
         self.reach(g, stem, &fleet, target, template.then(|| template_of(&g.cx.site, group)));
+        Deadline::NONE
     }
 
     /// A fleet that takes no new nodes goes when its last node is down.
@@ -171,7 +169,6 @@ impl GroupFleets {
         }
         self.states
             .insert(stem.to_owned(), GroupState { awaiting, last_arrival: now, ..GroupState::default() });
-        g.cx.wake(now);
     }
 
     /// The target is what Slurm wants and EC2 has finished: the suspended nodes' instances can go.
@@ -193,7 +190,7 @@ impl GroupFleets {
         if !requests.is_empty() {
             let request = CloudRequest::CancelSpotInstanceRequests { ids: requests };
             let id = g.cx.record_intent(account, request.clone(), None);
-            g.cx.cloud(Purpose::CancelSpot { account: account.clone(), intent: id }, request);
+            g.cx.cloud(CloudPurpose::CancelSpot { account: account.clone(), intent: id }, request);
         }
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Nodes that wait for an instance of their group's fleet, until it comes or nobody waits any more.
 
+use crate::engine::cx::attempt::Deadline;
 use crate::engine::cx::calls::WaitingFor;
 use crate::engine::ground::Ground;
 use crate::engine::groups::GroupFleets;
@@ -39,11 +40,11 @@ impl GroupFleets {
     }
 
     /// Nodes that are not wanted any more, that waited too long, or for which Spot delivered nothing.
-    pub(crate) fn give_up_waiting(&mut self, g: &mut Ground, stem: &str) {
+    pub(crate) fn give_up_waiting(&mut self, g: &mut Ground, stem: &str) -> Deadline {
         let now = g.cx.now.mono_ms;
-        let Some(state) = self.states.get_mut(stem) else { return };
+        let Some(state) = self.states.get_mut(stem) else { return Deadline::NONE };
         if state.awaiting.is_empty() {
-            return;
+            return Deadline::NONE;
         }
         let last_arrival = state.last_arrival;
         let mut late = Vec::new();
@@ -57,7 +58,7 @@ impl GroupFleets {
                 (node, deadline)
             })
             .collect();
-        let Some(state) = self.states.get_mut(stem) else { return };
+        let Some(state) = self.states.get_mut(stem) else { return Deadline::NONE };
         for (node, deadline) in looks {
             if deadline.is_some_and(|at| at > now) {
                 state.awaiting.look_again(&node, deadline);
@@ -68,7 +69,7 @@ impl GroupFleets {
                 late.push(node);
             }
         }
-        let look = state.awaiting.next_look();
+        let mut next = Deadline::from(state.awaiting.next_look());
         let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
         state.on_demand_wanted = state.on_demand_wanted.min(waiting);
         let silent = now.saturating_sub(last_arrival);
@@ -91,13 +92,11 @@ impl GroupFleets {
                 let fact = g.cx.new_fact(FactKind::SpotFallback, text).group(stem);
                 g.cx.fact(fact);
             } else {
-                g.cx.wake(last_arrival + patience);
+                next = next.or(Some(last_arrival + patience));
             }
         }
-        if let Some(at) = look {
-            g.cx.wake(at);
-        }
         g.fail_nodes(&late, "UnfulfillableCapacity", "EC2 gave no instance before ResumeTimeout");
+        next
     }
 
     /// Since when, where and by which fleet groups wait for Spot instances.

@@ -4,7 +4,8 @@
 //! The node keeps its binding to the Spot instance, and is kept responding, until the on-demand instance runs.
 
 use crate::ec2_api::{CloudError, CloudReply, CloudRequest, CloudResult, ErrorClass, Instance};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::attempt::Deadline;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::ground::Ground;
 use crate::engine::ground::sleepers::{MINUTE_MS, Pace};
 use crate::engine::hibernation::Hibernation;
@@ -91,7 +92,8 @@ impl Hibernation {
         None
     }
 
-    pub(crate) fn mind_relocations(&mut self, g: &mut Ground) {
+    pub(crate) fn mind_relocations(&mut self, g: &mut Ground) -> Deadline {
+        let mut next = Deadline::NONE;
         let now = g.cx.now.mono_ms;
         let nodes: Vec<String> = g.cx.persisted.relocations.keys().cloned().collect();
         for node in nodes {
@@ -101,17 +103,18 @@ impl Hibernation {
             }
             let at = pace.next_at;
             if at > now {
-                g.cx.wake(at);
+                next = next.or(Some(at));
             } else {
                 self.look(g, &node);
             }
         }
+        next
     }
 
     fn look(&mut self, g: &mut Ground, node: &str) {
         let Some(moving) = g.cx.moving(node) else { return };
         g.sleepers.pace(node).in_flight = true;
-        let purpose = Purpose::Relocate {
+        let purpose = CloudPurpose::Relocate {
             account: moving.account.clone(),
             node: node.to_owned(),
             intent: None,
@@ -129,7 +132,7 @@ impl Hibernation {
         let intent = g.cx.record_intent(&moving.account, request.clone(), None);
         g.sleepers.pace(&moving.node).in_flight = true;
         let (account, node) = (moving.account.clone(), moving.node.clone());
-        g.cx.cloud(Purpose::Relocate { account, node, intent: Some(intent), group }, request);
+        g.cx.cloud(CloudPurpose::Relocate { account, node, intent: Some(intent), group }, request);
     }
 
     pub(crate) fn take_relocation(
@@ -150,9 +153,10 @@ impl Hibernation {
         }
         let Some(moving) = g.cx.moving(node) else { return };
         match (request, result) {
-            (None, Ok(CloudReply::Parts { instances, volumes })) => {
-                self.go_on(g, node, &instances, &volumes);
-            }
+            (None, result) => match result.and_then(CloudReply::into_parts) {
+                Ok((instances, volumes)) => self.go_on(g, node, &instances, &volumes),
+                Err(error) => self.look_failed(g, node, &error),
+            },
             (Some(request), Ok(reply)) => {
                 let made = match reply {
                     CloudReply::Instances(instances) => instances.into_iter().next().map(|found| found.id),
@@ -164,16 +168,6 @@ impl Hibernation {
                 g.sleepers.pace(node).next_at = 0;
                 self.set(g, &moving, next);
             }
-            (None, Ok(other)) => {
-                let error = CloudError {
-                    class: ErrorClass::Other,
-                    code: "UnexpectedReply".into(),
-                    message: format!("{other:?}"),
-                    request_id: None,
-                };
-                self.look_failed(g, node, &error);
-            }
-            (None, Err(error)) => self.look_failed(g, node, &error),
             (Some(request), Err(error)) => self.refused(g, &moving, &request, &error),
         }
     }
@@ -190,7 +184,6 @@ impl Hibernation {
         let wait = backoff_ms(attempts + 1, &mut g.cx.rng);
         let at = g.cx.now.mono_ms + wait;
         g.sleepers.pace(node).next_at = at;
-        g.cx.wake(at);
     }
 
     fn refused(&mut self, g: &mut Ground, moving: &Relocation, request: &CloudRequest, error: &CloudError) {
@@ -310,7 +303,6 @@ impl Hibernation {
         let now = g.cx.now;
         let node = moving.node.as_str();
         g.sleepers.pace(node).next_at = now.mono_ms + ms;
-        g.cx.wake(now.mono_ms + ms);
         if now.since(g.sleepers.pace(node).stage_since) < STAGE_PATIENCE_MS {
             return;
         }

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, InstanceState};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::attempt::Deadline;
+use crate::engine::cx::calls::{CloudPurpose, SlurmPurpose};
 use crate::engine::cx::ledger::Bound;
 use crate::engine::cx::nodes::Desire;
 use crate::engine::ground::Ground;
@@ -23,15 +24,15 @@ impl Hibernation {
         (u64::from(g.cx.site.settings.slurmd_timeout_s) * 1000 / 3).clamp(2_000, 60_000)
     }
 
-    pub(crate) fn mind_sleepers(&mut self, g: &mut Ground) {
-        self.watch_for_sleep(g);
-        self.mind_woken(g);
-        self.keep_alive(g);
-        self.mind_time_asleep(g);
+    pub(crate) fn mind_sleepers(&mut self, g: &mut Ground) -> Deadline {
+        let watch = self.watch_for_sleep(g);
+        let woken = self.mind_woken(g);
+        let alive = self.keep_alive(g);
+        watch.or(woken).or(alive).or(self.mind_time_asleep(g))
     }
 
     /// Nodes up on instances that may be put to sleep are looked at often enough to be ahead of SlurmdTimeout.
-    fn watch_for_sleep(&mut self, g: &mut Ground) {
+    fn watch_for_sleep(&mut self, g: &mut Ground) -> Deadline {
         if self.watches_in_flight > 0
             || !g
                 .cx
@@ -40,11 +41,10 @@ impl Hibernation {
                 .iter()
                 .any(|group| group.hibernates() && g.cx.ledger.bound_in(&group.stem()) != Bound::default())
         {
-            return;
+            return Deadline::NONE;
         }
         if self.watch_at > g.cx.now.mono_ms {
-            g.cx.wake(self.watch_at);
-            return;
+            return Deadline::at(self.watch_at);
         }
         let mut by_account: BTreeMap<Account, Vec<String>> = BTreeMap::new();
         for (node, binding) in &g.cx.persisted.bindings {
@@ -56,14 +56,15 @@ impl Hibernation {
         self.watch_at = g.cx.now.mono_ms + self.alive_interval_ms(g).min(10_000);
         for (account, ids) in by_account {
             self.watches_in_flight += 1;
-            g.cx.cloud(Purpose::WatchSleep { account }, CloudRequest::DescribeInstances { ids });
+            g.cx.cloud(CloudPurpose::WatchSleep { account }, CloudRequest::DescribeInstances { ids });
         }
+        Deadline::NONE
     }
 
     pub(crate) fn take_sleep_watch(&mut self, g: &mut Ground, result: CloudResult) {
         self.watches_in_flight = self.watches_in_flight.saturating_sub(1);
         // An unanswered question changes nothing: who sleeps sleeps on, who is awake is left to Slurm.
-        let Ok(CloudReply::Instances(instances)) = result else { return };
+        let Ok(instances) = result.and_then(CloudReply::into_instances) else { return };
         let mut moved = Vec::new();
         for instance in &instances {
             g.sleepers.note_instance_state(&mut g.cx, instance);
@@ -92,7 +93,7 @@ impl Hibernation {
             reason: Some(format!("{REASON_PREFIX}{ASLEEP_REASON}")),
             ..NodeUpdate::default()
         };
-        g.cx.slurm_call(Purpose::Close { node: node.to_owned() }, SlurmRequest::UpdateNodes(update));
+        g.cx.slurm_call(SlurmPurpose::Close { node: node.to_owned() }, SlurmRequest::UpdateNodes(update));
         None
     }
 
@@ -107,29 +108,29 @@ impl Hibernation {
     }
 
     /// slurmd has had its time since the instance came back: EC2 and Slurm are asked whether it sleeps again, or answers.
-    fn mind_woken(&mut self, g: &mut Ground) {
+    fn mind_woken(&mut self, g: &mut Ground) -> Deadline {
         let now = g.cx.now.mono_ms;
         let due = g.sleepers.woken.take_due(now);
+        let mut next = Deadline::from(g.sleepers.woken.next());
         if !due.is_empty() {
             g.sleepers.overdue.extend(due.into_iter().map(|node| (node, now)));
-            self.look_at_overdue(g);
+            // The lists of this step have been made.
+            if self.look_at_overdue(g) {
+                next = next.or(Some(now));
+            }
         }
-        if let Some(at) = g.sleepers.woken.next() {
-            g.cx.wake(at);
-        }
+        next
     }
 
-    fn look_at_overdue(&mut self, g: &mut Ground) {
-        let now = g.cx.now.mono_ms;
+    /// Have the accounts of nodes that do not answer listed; false if nothing more is to be listed for them.
+    fn look_at_overdue(&mut self, g: &mut Ground) -> bool {
         let mut listed = false;
         for node in g.sleepers.overdue.keys() {
             if let Some((group, _)) = g.cx.site.locate(node) {
                 listed |= g.sight.list_now(&g.cx, &group.account);
             }
         }
-        if listed {
-            g.cx.wake(now);
-        }
+        listed
     }
 
     /// Of the accounts in `seen`, EC2 was listed from that time on, and Slurm asked since: a node that does not
@@ -154,16 +155,14 @@ impl Hibernation {
         self.look_at_overdue(g);
     }
 
-    fn keep_alive(&mut self, g: &mut Ground) {
+    fn keep_alive(&mut self, g: &mut Ground) -> Deadline {
         if g.sleepers.sleeping.is_empty() {
-            return;
+            return Deadline::NONE;
         }
         if g.sleepers.alive_at > g.cx.now.mono_ms {
-            g.cx.wake(g.sleepers.alive_at);
-            return;
+            return Deadline::at(g.sleepers.alive_at);
         }
         g.sleepers.alive_at = g.cx.now.mono_ms + self.alive_interval_ms(g);
-        g.cx.wake(g.sleepers.alive_at);
         let nodes: Vec<String> = g
             .sleepers
             .sleeping
@@ -175,19 +174,18 @@ impl Hibernation {
             .map(|(node, _)| node.clone())
             .collect();
         if !nodes.is_empty() {
-            g.cx.slurm_call(Purpose::Mind, SlurmRequest::KeepResponding { nodes });
+            g.cx.slurm_call(SlurmPurpose::Mind, SlurmRequest::KeepResponding { nodes });
         }
+        Deadline::at(g.sleepers.alive_at)
     }
 
     /// What the time asleep leads to: a node closed to new jobs, longer time limits, and an end where the site sets one.
-    fn mind_time_asleep(&mut self, g: &mut Ground) {
+    fn mind_time_asleep(&mut self, g: &mut Ground) -> Deadline {
         for node in g.sleepers.sleeping.take_due(g.cx.now.mono_ms) {
             let looks = [self.close(g, &node), self.lengthen_jobs(g, &node), self.end_long_sleep(g, &node)];
             g.sleepers.sleeping.look_again(&node, looks.into_iter().flatten().min());
         }
-        if let Some(at) = g.sleepers.sleeping.next_look() {
-            g.cx.wake(at);
-        }
+        g.sleepers.sleeping.next_look().into()
     }
 
     /// The time asleep does not count against the job: a minute is added before each minute passes.
@@ -205,7 +203,7 @@ impl Hibernation {
         let next = sleep.since + sleep.extended * MINUTE_MS;
         if missing > 0 {
             let minutes = u32::try_from(missing).unwrap_or(u32::MAX);
-            g.cx.slurm_call(Purpose::Mind, SlurmRequest::ExtendJobs { node: node.to_owned(), minutes });
+            g.cx.slurm_call(SlurmPurpose::Mind, SlurmRequest::ExtendJobs { node: node.to_owned(), minutes });
         }
         Some(next)
     }

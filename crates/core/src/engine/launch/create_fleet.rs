@@ -7,7 +7,8 @@ use crate::ec2_api::{
     CloudError, CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, FleetReply, FleetType,
     PoolError,
 };
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::attempt::Deadline;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::ground::Ground;
 use crate::engine::ground::launches::{Launch, Phase, whole_job};
 use crate::engine::ground::pools::launch_error;
@@ -91,16 +92,14 @@ impl Launching {
         }
     }
 
-    pub(crate) fn advance_launches(&mut self, g: &mut Ground) {
+    pub(crate) fn advance_launches(&mut self, g: &mut Ground) -> Deadline {
         for id in g.launches.open.take_due(g.cx.now.mono_ms) {
             self.pass_deadline(g, id);
             self.advance_launch(g, id);
             let look = g.launches.open.get(&id).and_then(Self::next_look);
             g.launches.open.look_again(&id, look);
         }
-        if let Some(at) = g.launches.open.next_look() {
-            g.cx.wake(at);
-        }
+        g.launches.open.next_look().into()
     }
 
     /// `mono_ms` at which time alone changes something for this launch.
@@ -165,7 +164,7 @@ impl Launching {
                             .launch(launch.token.clone())
                             .after_ms(g.cx.waited(&launch.nodes));
                     g.cx.fact(fact);
-                    g.cx.cloud(Purpose::Create { account, intent: id }, request);
+                    g.cx.cloud(CloudPurpose::Create { account, intent: id }, request);
                 }
             }
             Phase::Describing { next_at, in_flight, pending, .. } => {
@@ -173,7 +172,7 @@ impl Launching {
                     *in_flight = true;
                     let (account, ids) = (launch.account.clone(), pending.clone());
                     g.cx.cloud(
-                        Purpose::DescribeLaunch { account, intent: id },
+                        CloudPurpose::DescribeLaunch { account, intent: id },
                         CloudRequest::DescribeInstances { ids },
                     );
                 }
@@ -199,18 +198,8 @@ impl Launching {
     /// Returns what is to be asked for on-demand instead.
     pub(crate) fn take_fleet(&mut self, g: &mut Ground, id: u64, result: CloudResult) -> Option<FallBack> {
         let launch = g.launches.open.get_mut(&id)?;
-        match result {
-            Ok(CloudReply::Fleet(fleet)) => self.take_fleet_reply(g, id, fleet),
-            Ok(other) => {
-                let message = format!("unexpected reply {other:?}");
-                let error = CloudError {
-                    class: ErrorClass::Other,
-                    code: "UnexpectedReply".into(),
-                    message,
-                    request_id: None,
-                };
-                self.fail_launch(g, id, error)
-            }
+        match result.and_then(CloudReply::into_fleet) {
+            Ok(fleet) => self.take_fleet_reply(g, id, fleet),
             Err(error) if error.class.is_retryable() => {
                 let Phase::Creating { in_flight, attempts, next_at } = &mut launch.phase else { return None };
                 *in_flight = false;

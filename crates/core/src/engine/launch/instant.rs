@@ -63,7 +63,7 @@ impl Launching {
         *in_flight = false;
         *attempts += 1;
         *next_at = g.cx.now.mono_ms + backoff_ms(*attempts, &mut g.cx.rng);
-        let Ok(CloudReply::Instances(instances)) = result else { return };
+        let Ok(instances) = result.and_then(CloudReply::into_instances) else { return };
 
         let asked: BTreeSet<String> = std::mem::take(pending).into_iter().collect();
         let account = launch.account.clone();

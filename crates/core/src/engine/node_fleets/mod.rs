@@ -9,7 +9,8 @@ mod shortage;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, Fleet, Instance, InstanceState};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::attempt::Deadline;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::cx::nodes::Desire;
 use crate::engine::ground::Ground;
 use crate::engine::ground::launches::Fulfil;
@@ -38,16 +39,15 @@ pub(crate) struct NodeFleets {
 }
 
 impl NodeFleets {
-    pub(crate) fn watch_fleets(&mut self, g: &mut Ground, launching: &mut Launching) {
+    pub(crate) fn watch_fleets(&mut self, g: &mut Ground, launching: &mut Launching) -> Deadline {
         for node in std::mem::take(&mut g.cx.changed.node_fleets) {
             g.launches.fulfilling.touch(&node);
         }
-        self.move_on_from_empty_pools(g, launching);
-        self.poll_fleets(g);
+        self.move_on_from_empty_pools(g, launching).or(self.poll_fleets(g))
     }
 
     /// A pool that stayed silent is left for the next one; when all are used up, on-demand or a report.
-    fn move_on_from_empty_pools(&mut self, g: &mut Ground, launching: &mut Launching) {
+    fn move_on_from_empty_pools(&mut self, g: &mut Ground, launching: &mut Launching) -> Deadline {
         let now = g.cx.now.mono_ms;
         let mut moving: Vec<(String, Fulfil)> = Vec::new();
         for node in g.launches.fulfilling.take_due(now) {
@@ -66,9 +66,7 @@ impl NodeFleets {
                 moving.push((node, fulfil));
             }
         }
-        if let Some(at) = g.launches.fulfilling.next_look() {
-            g.cx.wake(at);
-        }
+        let next = g.launches.fulfilling.next_look().into();
         for (node, fulfil) in moving {
             // The node is up or bound: the fleet holds its instance, whether a list has shown that one or not.
             let up = g.cx.nodes.get(&node).is_some_and(|n| n.desire == Desire::Keep);
@@ -93,6 +91,7 @@ impl NodeFleets {
                 }
             }
         }
+        next
     }
 
     /// Spot gives the account nothing more: on-demand at once where the site allows it, else the wait goes on.
@@ -114,13 +113,12 @@ impl NodeFleets {
         }
     }
 
-    fn poll_fleets(&mut self, g: &mut Ground) {
+    fn poll_fleets(&mut self, g: &mut Ground) -> Deadline {
         if g.launches.fulfilling.is_empty() || self.poll_in_flight {
-            return;
+            return Deadline::NONE;
         }
         if self.poll_at > g.cx.now.mono_ms {
-            g.cx.wake(self.poll_at);
-            return;
+            return Deadline::at(self.poll_at);
         }
         let mut by_account: BTreeMap<Account, Vec<String>> = BTreeMap::new();
         for fulfil in g.launches.fulfilling.values() {
@@ -129,13 +127,17 @@ impl NodeFleets {
         self.poll_at = g.cx.now.mono_ms + POLL_MS;
         for (account, fleet_ids) in by_account {
             self.poll_in_flight = true;
-            g.cx.cloud(Purpose::PollFleets { account }, CloudRequest::DescribeFleetInstances { fleet_ids });
+            g.cx.cloud(
+                CloudPurpose::PollFleets { account },
+                CloudRequest::DescribeFleetInstances { fleet_ids },
+            );
         }
+        Deadline::NONE
     }
 
     pub(crate) fn take_fleet_instances(&mut self, g: &mut Ground, account: &Account, result: CloudResult) {
         self.poll_in_flight = false;
-        let Ok(CloudReply::Instances(instances)) = result else { return };
+        let Ok(instances) = result.and_then(CloudReply::into_instances) else { return };
         let owner: BTreeMap<&str, &str> = g
             .launches
             .fulfilling

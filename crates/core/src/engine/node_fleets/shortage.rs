@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, FleetHistoryRecord};
-use crate::engine::cx::calls::{Purpose, WaitingFor};
+use crate::engine::cx::attempt::Deadline;
+use crate::engine::cx::calls::{CloudPurpose, WaitingFor};
 use crate::engine::ground::Ground;
 use crate::engine::groups::GroupFleets;
 use crate::engine::launch::Launching;
@@ -48,16 +49,15 @@ fn shortage(records: &[FleetHistoryRecord], since_unix_ms: u64) -> Option<(Strin
 
 impl NodeFleets {
     /// Ask for the histories of fleets on which nodes have waited for a while.
-    pub(crate) fn look_for_shortage(&mut self, g: &mut Ground, groups: &mut GroupFleets) {
+    pub(crate) fn look_for_shortage(&mut self, g: &mut Ground, groups: &mut GroupFleets) -> Deadline {
         if self.histories_in_flight > 0 {
-            return;
+            return Deadline::NONE;
         }
         let waiting = self.waiting_for_spot(g, groups);
-        let Some(first) = waiting.iter().map(|(since, ..)| *since).min() else { return };
+        let Some(first) = waiting.iter().map(|(since, ..)| *since).min() else { return Deadline::NONE };
         let at = self.history_at.max(first + LOOK_MS);
         if at > g.cx.now.mono_ms {
-            g.cx.wake(at);
-            return;
+            return Deadline::at(at);
         }
         self.history_at = g.cx.now.mono_ms + LOOK_MS;
         let mut asked: BTreeMap<Account, usize> = BTreeMap::new();
@@ -72,11 +72,11 @@ impl NodeFleets {
             self.histories_in_flight += 1;
             let start_unix_ms = g.cx.now.unix_ms.saturating_sub(g.cx.now.since(since));
             g.cx.cloud(
-                Purpose::History { account, who, start_unix_ms },
+                CloudPurpose::History { account, who, start_unix_ms },
                 CloudRequest::DescribeFleetHistory { fleet_id, start_unix_ms },
             );
         }
-        g.cx.wake(self.history_at);
+        Deadline::at(self.history_at)
     }
 
     fn waiting_for_spot(&self, g: &Ground, groups: &GroupFleets) -> Vec<(u64, Account, String, WaitingFor)> {
@@ -107,7 +107,7 @@ impl NodeFleets {
         result: CloudResult,
     ) {
         self.histories_in_flight = self.histories_in_flight.saturating_sub(1);
-        let Ok(CloudReply::History(records)) = result else { return };
+        let Ok(records) = result.and_then(CloudReply::into_history) else { return };
         let Some((code, description)) = shortage(&records, start_unix_ms) else { return };
         match who {
             WaitingFor::Group(key) => groups.spot_is_short(g, key, &code, &description),

@@ -20,18 +20,9 @@ impl Engine {
                 listed_unix_ms: view.last_ok_unix_ms,
                 error: view.last_error.clone(),
                 instances: u32::try_from(view.instances).unwrap_or(u32::MAX),
-                calls: self.g.cx.calls.counts.get(account).map_or(0, |counts| counts.calls),
-                throttled: self.g.cx.calls.counts.get(account).map_or(0, |counts| counts.throttled),
-                in_flight: u32::try_from(
-                    self.g
-                        .cx
-                        .calls
-                        .open
-                        .values()
-                        .filter(|purpose| purpose.account() == Some(account))
-                        .count(),
-                )
-                .unwrap_or(u32::MAX),
+                calls: self.g.cx.calls.counts_of(account).calls,
+                throttled: self.g.cx.calls.counts_of(account).throttled,
+                in_flight: u32::try_from(self.g.cx.calls.in_flight_of(account)).unwrap_or(u32::MAX),
             })
             .collect()
     }
@@ -42,7 +33,7 @@ impl Engine {
         SlurmReport {
             loaded_unix_ms: self.g.sight.slurm_shown().last_ok_unix_ms,
             error: self.g.sight.slurm_shown().last_error.clone(),
-            updates: self.g.cx.calls.slurm_updates,
+            updates: self.g.cx.calls.slurm_updates(),
             ..SlurmReport::default()
         }
     }
@@ -55,7 +46,7 @@ impl Engine {
 
     #[must_use]
     pub fn calls_in_flight(&self) -> usize {
-        self.g.cx.calls.open.len()
+        self.g.cx.calls.in_flight()
     }
 
     /// Instances without a node that wait for the grace time to end.

@@ -43,7 +43,7 @@ impl Engine {
             instance_id: binding.map(|b| b.instance_id.clone()),
             instance_type: binding.map(|b| b.instance_type.clone()),
             instance_state: binding
-                .and_then(|b| self.g.cx.ledger.owners.get(&b.instance_id)?.state)
+                .and_then(|b| self.g.cx.sightings.state(&b.instance_id))
                 .map(|state| state.as_str().to_owned()),
             zone: binding.map(|b| b.zone.clone()),
             lifecycle: binding.map(|b| b.lifecycle),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::group;
 use super::*;
 use crate::ec2_api::{CloudRequest, CreateFleet, FleetType};
-use crate::engine::cx::calls::Purpose;
+use crate::engine::cx::calls::CloudPurpose;
 use crate::event::Effect;
 use crate::limits::ActionGroup;
 use crate::record::{Intent, LaunchIntent, TagLevel};
@@ -34,34 +34,34 @@ fn create_fleet(token: &str) -> CloudRequest {
     }))
 }
 
-fn tags(level: TagLevel, account: Account) -> (Purpose, CloudRequest) {
+fn tags(level: TagLevel, account: Account) -> (CloudPurpose, CloudRequest) {
     let tags = BTreeMap::from([("level".to_owned(), format!("{level:?}"))]);
     let request = CloudRequest::CreateTags { ids: vec!["i-1".into()], tags };
-    (Purpose::Tags { account, intent: 0, nodes: Vec::new(), level }, request)
+    (CloudPurpose::Tags { account, intent: 0, nodes: Vec::new(), level }, request)
 }
 
 /// One call of each kind, the most urgent one last.
-fn calls() -> Vec<(Purpose, CloudRequest)> {
+fn calls() -> Vec<(CloudPurpose, CloudRequest)> {
     let account = || group("g").account;
     let ids = || vec!["i-1".to_owned()];
     vec![
         tags(TagLevel::Full, account()),
         tags(TagLevel::Node, account()),
         (
-            Purpose::List { account: account(), started: 0 },
+            CloudPurpose::List { account: account(), started: 0 },
             CloudRequest::DescribeCluster { cluster: "c".into() },
         ),
         (
-            Purpose::DescribeLaunch { account: account(), intent: 1 },
+            CloudPurpose::DescribeLaunch { account: account(), intent: 1 },
             CloudRequest::DescribeInstances { ids: ids() },
         ),
-        (Purpose::Create { account: account(), intent: 1 }, create_fleet("t")),
+        (CloudPurpose::Create { account: account(), intent: 1 }, create_fleet("t")),
         (
-            Purpose::DeleteFleets { account: account(), intent: 2 },
+            CloudPurpose::DeleteFleets { account: account(), intent: 2 },
             CloudRequest::DeleteFleets { ids: vec!["fleet-1".into()], terminate_instances: true },
         ),
         (
-            Purpose::Terminate { account: account(), intent: 3 },
+            CloudPurpose::Terminate { account: account(), intent: 3 },
             CloudRequest::TerminateInstances { ids: ids() },
         ),
     ]

@@ -93,7 +93,7 @@ proptest! {
     fn the_index_is_what_a_recount_gives(records in vec(records(), 0..60)) {
         let site = site(4);
         let mut persisted = Persisted::default();
-        let mut index = Index::of(&persisted, Arc::clone(&site));
+        let mut index = Ledger::of(&persisted, Arc::clone(&site));
         for record in &records {
             // One instance has one node, and one fleet: nothing else is ever recorded.
             if let Record::Bound { bindings } = record {
@@ -114,7 +114,7 @@ proptest! {
                 continue;
             }
             persisted.apply_telling(record, &mut index);
-            prop_assert_eq!(&index, &Index::of(&persisted, Arc::clone(&site)));
+            prop_assert_eq!(&index, &Ledger::of(&persisted, Arc::clone(&site)));
         }
     }
 }
