@@ -164,6 +164,16 @@ fn slurmctld_loads_no_web_framework_and_no_command_line() {
     }
 }
 
+/// Cargo joins the features that the selected members ask for. If one of them has fewer alone, `-p` compiles aws-sdk-ec2 a second
+/// time, which takes minutes.
+#[test]
+fn a_build_of_one_member_uses_the_sdk_of_a_build_of_all() {
+    for member in ["slurm-ec2-fleet", "slurm-ec2-fleet-ec2", "slurm-ec2-fleet-runtime", "slurm-ec2-fleet-cli"]
+    {
+        assert_eq!(members::other_features(member), [] as [String; 0], "{member}");
+    }
+}
+
 #[test]
 fn core_and_config_are_pure() {
     assert_eq!(impurities(&sources_in(&["crates"])), [] as [String; 0]);

@@ -123,6 +123,30 @@ pub fn tree_of(package: &str) -> BTreeSet<String> {
     text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
+/// The packages in a build of `selected` with the features that they have there, one "name version features" each.
+fn features_in(selected: &[&str], edges: &str) -> BTreeSet<String> {
+    let common = ["tree", "--offline", "--locked", "--prefix", "none", "--format", "{p} {f}", "-e", edges];
+    let text = cargo(&[&common, selected].concat());
+    // A package that is named again has a mark at the end.
+    text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+}
+
+/// What the SDK stands on, and has other features in a build of `member` alone than in a build of everything.
+pub fn other_features(member: &str) -> Vec<String> {
+    let below_the_sdk = tree_of("slurm-ec2-fleet-ec2");
+    let everything = features_in(&["--workspace"], "normal,build,dev");
+    let mut other = Vec::new();
+    for edges in ["normal,build", "normal,build,dev"] {
+        let alone = features_in(&["-p", member], edges);
+        other.extend(alone.difference(&everything).cloned());
+    }
+    other.retain(|line| {
+        let name = line.split(' ').next().unwrap_or_default();
+        below_the_sdk.contains(name) && short(name).is_none()
+    });
+    other
+}
+
 /// Dependencies that point upwards or sideways, and members that are on no map.
 pub fn wrong_arrows(members: &[Member]) -> Vec<String> {
     let mut wrong = Vec::new();
