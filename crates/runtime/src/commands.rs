@@ -131,7 +131,7 @@ impl<S: Storage> Answerer<'_, S> {
         let mut held = true;
         let response = match op {
             Operation::Ping => Response::ok(Reply::Pong { version: env!("CARGO_PKG_VERSION").into() }),
-            Operation::Status => Response::ok(Reply::Status(Box::new(self.status()))),
+            Operation::Status => Response::ok(Reply::Status(Box::new(status(self.active, self.identity)))),
             Operation::Nodes { nodes } => self.nodes(nodes.as_deref()),
             Operation::Events { filter } => self.events(&filter),
             Operation::Explain { subject } => self.explain(&subject),
@@ -391,73 +391,73 @@ impl<S: Storage> Answerer<'_, S> {
             events,
         })))
     }
+}
 
-    /// With what their instances cost, as far as `ec2fleet cost` has learned prices.
-    fn group_reports(&self) -> Vec<GroupReport> {
-        let engine = &self.active.driver.engine;
-        let mut groups = engine.group_reports();
-        let prices = Path::new(&self.identity.journal_path).parent().map(Prices::load).unwrap_or_default();
-        let mut costs: BTreeMap<String, f64> = BTreeMap::new();
-        for binding in engine.persisted().bindings.values() {
-            if let (Some(usd), Some((group, _))) = (
-                prices.of(binding.lifecycle, &binding.instance_type, &binding.zone),
-                engine.site().locate(&binding.node),
-            ) {
-                *costs.entry(group.stem()).or_default() += usd;
-            }
+/// With what their instances cost, as far as `ec2fleet cost` has learned prices.
+fn group_reports<S: Storage>(active: &Active<S>, identity: &Identity) -> Vec<GroupReport> {
+    let engine = &active.driver.engine;
+    let mut groups = engine.group_reports();
+    let prices = Path::new(&identity.journal_path).parent().map(Prices::load).unwrap_or_default();
+    let mut costs: BTreeMap<String, f64> = BTreeMap::new();
+    for binding in engine.persisted().bindings.values() {
+        if let (Some(usd), Some((group, _))) = (
+            prices.of(binding.lifecycle, &binding.instance_type, &binding.zone),
+            engine.site().locate(&binding.node),
+        ) {
+            *costs.entry(group.stem()).or_default() += usd;
         }
-        for group in &mut groups {
-            group.usd_per_hour = costs.get(&group.stem()).copied();
-        }
-        groups
     }
+    for group in &mut groups {
+        group.usd_per_hour = costs.get(&group.stem()).copied();
+    }
+    groups
+}
 
-    fn status(&self) -> StatusReport {
-        let active = &*self.active;
-        let engine = &active.driver.engine;
-        let mut slurm: SlurmReport = engine.slurm_report();
-        let mut overflows = 0;
-        if let SlurmPort::InProcess(host) = &active.slurm {
-            slurm.scans = host.shared.scans.load(Ordering::Relaxed);
-            slurm.lock_held_max_us = host.shared.lock_held_max_ns.load(Ordering::Relaxed) / 1_000;
-            overflows = host.shared.overflows.load(Ordering::Relaxed);
-        }
-        let queued = EVENTS - active.events.capacity().min(EVENTS);
-        StatusReport {
-            schema: SCHEMA_VERSION,
-            version: env!("CARGO_PKG_VERSION").into(),
-            cluster: engine.site().cluster.clone(),
-            mode: Mode::Active,
-            since_unix_ms: self.identity.since_unix_ms,
-            now_unix_ms: active.clock.now().unix_ms,
-            slurm_release: self.identity.slurm_release.clone(),
-            pid: std::process::id(),
-            paused: engine.persisted().paused.then(|| {
-                self.identity.paused.clone().unwrap_or(Paused {
-                    since_unix_ms: 0,
-                    uid: 0,
-                    reason: "before the last restart".into(),
-                })
-            }),
-            groups: self.group_reports(),
-            cloud: engine.cloud_reports(),
-            slurm,
-            queue: QueueReport {
-                depth: u32::try_from(queued).unwrap_or(u32::MAX),
-                capacity: u32::try_from(EVENTS).unwrap_or(u32::MAX),
-                overflows,
-                effects: u32::try_from(engine.calls_in_flight()).unwrap_or(u32::MAX),
-                events: active.handled,
-            },
-            journal: JournalReport {
-                path: self.identity.journal_path.clone(),
-                bytes: std::fs::metadata(&self.identity.journal_path).map_or(0, |meta| meta.len()),
-                open_intents: u32::try_from(engine.open_intents()).unwrap_or(u32::MAX),
-                synced_unix_ms: None,
-                error: active.journal_error.clone(),
-            },
-            warnings: self.identity.warnings.clone(),
-        }
+/// What `ec2fleet status` shows.
+pub fn status<S: Storage>(active: &Active<S>, identity: &Identity) -> StatusReport {
+    let engine = &active.driver.engine;
+    let mut slurm: SlurmReport = engine.slurm_report();
+    let mut overflows = 0;
+    if let SlurmPort::InProcess(host) = &active.slurm {
+        slurm.scans = host.shared.scans.load(Ordering::Relaxed);
+        slurm.lock_held_max_us = host.shared.lock_held_max_ns.load(Ordering::Relaxed) / 1_000;
+        overflows = host.shared.overflows.load(Ordering::Relaxed);
+    }
+    let queued = EVENTS - active.events.capacity().min(EVENTS);
+    StatusReport {
+        schema: SCHEMA_VERSION,
+        version: env!("CARGO_PKG_VERSION").into(),
+        cluster: engine.site().cluster.clone(),
+        mode: Mode::Active,
+        since_unix_ms: identity.since_unix_ms,
+        now_unix_ms: active.clock.now().unix_ms,
+        slurm_release: identity.slurm_release.clone(),
+        pid: std::process::id(),
+        paused: engine.persisted().paused.then(|| {
+            identity.paused.clone().unwrap_or(Paused {
+                since_unix_ms: 0,
+                uid: 0,
+                reason: "before the last restart".into(),
+            })
+        }),
+        groups: group_reports(active, identity),
+        cloud: engine.cloud_reports(),
+        slurm,
+        queue: QueueReport {
+            depth: u32::try_from(queued).unwrap_or(u32::MAX),
+            capacity: u32::try_from(EVENTS).unwrap_or(u32::MAX),
+            overflows,
+            effects: u32::try_from(engine.calls_in_flight()).unwrap_or(u32::MAX),
+            events: active.handled,
+        },
+        journal: JournalReport {
+            path: identity.journal_path.clone(),
+            bytes: std::fs::metadata(&identity.journal_path).map_or(0, |meta| meta.len()),
+            open_intents: u32::try_from(engine.open_intents()).unwrap_or(u32::MAX),
+            synced_unix_ms: None,
+            error: active.journal_error.clone(),
+        },
+        warnings: identity.warnings.clone(),
     }
 }
 

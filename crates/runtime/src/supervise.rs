@@ -13,7 +13,7 @@ use super::active::{Active, End, HEARTBEAT, SlurmPort};
 use super::clock::{Clock, unix_ms};
 use super::commands::{self, Fresh, Identity};
 use super::host::HostLink;
-use super::metrics;
+use super::metrics::{self, Board};
 use super::places;
 use super::plugin::PluginOptions;
 use super::setup::{self, Configured, SetupError};
@@ -30,7 +30,12 @@ use ec2fleet_slurm::controller::HostLogLevel;
 /// Commands that may wait.
 const COMMANDS: usize = 256;
 
-type Commands = Arc<Mutex<mpsc::Receiver<Command>>>;
+/// Who waits for an answer: on the socket, and at the metrics.
+#[derive(Clone)]
+struct Askers {
+    commands: Arc<Mutex<mpsc::Receiver<Command>>>,
+    metrics: Board,
+}
 
 /// Run until slurmctld stops the plugin.
 pub async fn run(options: PluginOptions, host: HostLink, stop: watch::Receiver<bool>) {
@@ -40,7 +45,7 @@ pub async fn run(options: PluginOptions, host: HostLink, stop: watch::Receiver<b
         host,
         stop,
         sender,
-        receiver: Arc::new(Mutex::new(receiver)),
+        askers: Askers { commands: Arc::new(Mutex::new(receiver)), metrics: Board::default() },
         clock: Clock::default(),
         restarts: Restarts::default(),
         last_complaint: String::new(),
@@ -57,7 +62,7 @@ struct Supervisor {
     host: HostLink,
     stop: watch::Receiver<bool>,
     sender: mpsc::Sender<Command>,
-    receiver: Commands,
+    askers: Askers,
     clock: Clock,
     restarts: Restarts,
     /// Why no engine could begin, as it was said last.
@@ -110,7 +115,7 @@ impl Supervisor {
     ) -> Option<(Inactive, String)> {
         self.last_complaint.clear();
         if self.listening.is_none() {
-            self.listening = Some(listen(&configured, &self.sender, &self.stop, &self.host));
+            self.listening = Some(self.listen(&configured));
         }
         let task = tokio::spawn(act(
             active,
@@ -118,7 +123,7 @@ impl Supervisor {
             configured,
             self.options.clone(),
             self.host.clone(),
-            Arc::clone(&self.receiver),
+            self.askers.clone(),
             self.stop.clone(),
         ));
         let end = task.await;
@@ -133,6 +138,41 @@ impl Supervisor {
             }
             Err(failure) => (Inactive::Panicked, failure.to_string()),
         })
+    }
+
+    fn listen(&self, configured: &Configured) -> Listening {
+        let mut tasks = Vec::new();
+        // Acting matters more than answering: what cannot be had is said and done without.
+        match Socket::bind(&places::socket(&configured.state_dir), SocketOptions::default()) {
+            Ok(socket) => {
+                let (commands, stop, host) = (self.sender.clone(), self.stop.clone(), self.host.clone());
+                tasks.push(tokio::spawn(async move {
+                    if let Err(error) = socket.serve(commands, stop).await {
+                        host.log(HostLogLevel::Error, format!("the socket failed: {error}"));
+                    }
+                }));
+            }
+            Err(error) => {
+                self.host.log(
+                    HostLogLevel::Error,
+                    format!("the tool and the programs cannot reach the plugin: {error}"),
+                );
+            }
+        }
+        let program = &configured.loaded.program;
+        if let Some(port) = program.metrics_port {
+            let (board, host) = (self.askers.metrics.clone(), self.host.clone());
+            tasks.push(tokio::spawn(async move {
+                if let Err(error) = metrics::serve(port, board).await {
+                    host.log(HostLogLevel::Error, format!("no metrics on port {port}: {error}"));
+                }
+            }));
+        }
+        if let Some(path) = program.metrics_file.clone() {
+            let board = self.askers.metrics.clone();
+            tasks.push(tokio::spawn(async move { metrics::write_file(&path, board).await }));
+        }
+        Listening(tasks)
     }
 
     /// It is tried every second and said once: the log must stay readable.
@@ -165,7 +205,7 @@ impl Supervisor {
         let cluster = setup::configure(options.config_dir.as_deref(), options.slurm_conf.as_deref())
             .map(|configured| configured.loaded.site.cluster)
             .unwrap_or_default();
-        stay_passive(&reason, &cluster, &self.receiver, &mut self.stop).await;
+        stay_passive(&reason, &cluster, &self.askers, &mut self.stop).await;
     }
 }
 
@@ -220,46 +260,6 @@ fn to_slurmctld(host: &HostLink, severity: Severity, line: &str) {
     }
 }
 
-fn listen(
-    configured: &Configured,
-    commands: &mpsc::Sender<Command>,
-    stop: &watch::Receiver<bool>,
-    host: &HostLink,
-) -> Listening {
-    let mut tasks = Vec::new();
-    // Acting matters more than answering: what cannot be had is said and done without.
-    match Socket::bind(&places::socket(&configured.state_dir), SocketOptions::default()) {
-        Ok(socket) => {
-            let (commands, stop, host) = (commands.clone(), stop.clone(), host.clone());
-            tasks.push(tokio::spawn(async move {
-                if let Err(error) = socket.serve(commands, stop).await {
-                    host.log(HostLogLevel::Error, format!("the socket failed: {error}"));
-                }
-            }));
-        }
-        Err(error) => {
-            host.log(
-                HostLogLevel::Error,
-                format!("the tool and the programs cannot reach the plugin: {error}"),
-            );
-        }
-    }
-    let program = &configured.loaded.program;
-    if let Some(port) = program.metrics_port {
-        let (commands, host) = (commands.clone(), host.clone());
-        tasks.push(tokio::spawn(async move {
-            if let Err(error) = metrics::serve(port, commands).await {
-                host.log(HostLogLevel::Error, format!("no metrics on port {port}: {error}"));
-            }
-        }));
-    }
-    if let Some(path) = program.metrics_file.clone() {
-        let commands = commands.clone();
-        tasks.push(tokio::spawn(async move { metrics::write_file(&path, commands).await }));
-    }
-    Listening(tasks)
-}
-
 fn identity(options: &PluginOptions, configured: &Configured) -> Identity {
     let release = options.slurm_version;
     Identity {
@@ -282,11 +282,11 @@ async fn act(
     configured: Configured,
     options: PluginOptions,
     host: HostLink,
-    commands: Commands,
+    askers: Askers,
     mut stop: watch::Receiver<bool>,
 ) -> End {
     host.shared.watch(Some(active.events.clone()));
-    let mut commands = commands.lock().await;
+    let mut commands = askers.commands.lock().await;
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let reload = move || -> Result<Fresh, String> {
         let fresh = setup::configure(options.config_dir.as_deref(), options.slurm_conf.as_deref())
@@ -316,6 +316,7 @@ async fn act(
                 if !host.shared.primary.load(Ordering::SeqCst) {
                     return End::NotPrimary;
                 }
+                askers.metrics.render_if_asked(|| commands::status(&active, &identity));
                 active.heartbeat()
             }
             () = host.shared.reconfigured.notified() => {
@@ -330,12 +331,17 @@ async fn act(
 }
 
 /// Answer that the programs have to do the work.
-async fn stay_passive(reason: &str, cluster: &str, commands: &Commands, stop: &mut watch::Receiver<bool>) {
+async fn stay_passive(reason: &str, cluster: &str, askers: &Askers, stop: &mut watch::Receiver<bool>) {
     let since = unix_ms();
-    let mut commands = commands.lock().await;
+    let mut commands = askers.commands.lock().await;
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
     loop {
         let command = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
+            _ = heartbeat.tick() => {
+                askers.metrics.render_if_asked(|| passive_status(reason, cluster, since));
+                continue;
+            }
             command = commands.recv() => command,
         };
         let Some(command) = command else { return };
@@ -350,7 +356,7 @@ async fn stay_passive(reason: &str, cluster: &str, commands: &Commands, stop: &m
     }
 }
 
-fn passive_status(reason: &str, cluster: &str, since_unix_ms: u64) -> StatusReport {
+pub(crate) fn passive_status(reason: &str, cluster: &str, since_unix_ms: u64) -> StatusReport {
     StatusReport {
         schema: SCHEMA_VERSION,
         version: env!("CARGO_PKG_VERSION").into(),
