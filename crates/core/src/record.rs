@@ -61,40 +61,88 @@ pub struct NodeFleet {
     pub created_unix_ms: u64,
 }
 
+/// Capacity that a node group's fleet is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub spot: u32,
+    pub on_demand: u32,
+}
+
+impl Target {
+    /// Spot and on-demand together.
+    #[must_use]
+    pub fn total(self) -> u32 {
+        self.spot.saturating_add(self.on_demand)
+    }
+}
+
 /// A maintain fleet that holds a node group's instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "GroupFleetRecord", into = "GroupFleetRecord")]
 pub struct GroupFleet {
     pub fleet_id: String,
     pub account: Account,
-    /// As EC2 last accepted them, or [`GroupFleet::UNKNOWN_TARGET`].
-    pub spot_target: u32,
-    pub on_demand_target: u32,
+    /// As EC2 last accepted it; `None`: whatever target EC2 has given the fleet, it is set anew.
+    pub target: Option<Target>,
     pub launch: String,
     /// Digests of what it was made from: what ModifyFleet can change, and what only another fleet can have.
-    #[serde(default)]
     pub template: String,
-    #[serde(default)]
     pub options: String,
     /// Sleeping instances beside which EC2 launched replacements: the target is lower by them while they sleep.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub uncounted: BTreeSet<String>,
 }
 
-impl GroupFleet {
-    /// Whatever target EC2 has given the fleet, it is set anew.
-    pub const UNKNOWN_TARGET: u32 = u32::MAX;
+/// A [`GroupFleet`] as the journal holds it.
+#[derive(Serialize, Deserialize)]
+struct GroupFleetRecord {
+    fleet_id: String,
+    account: Account,
+    spot_target: u32,
+    on_demand_target: u32,
+    launch: String,
+    #[serde(default)]
+    template: String,
+    #[serde(default)]
+    options: String,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    uncounted: BTreeSet<String>,
+}
 
-    /// The same fleet, of whose target nothing is known.
-    #[must_use]
-    pub fn of_unknown_target(self) -> Self {
-        Self { spot_target: Self::UNKNOWN_TARGET, on_demand_target: Self::UNKNOWN_TARGET, ..self }
+impl GroupFleetRecord {
+    /// Stands in both targets for one that is not known.
+    const UNKNOWN_TARGET: u32 = u32::MAX;
+}
+
+impl From<GroupFleetRecord> for GroupFleet {
+    fn from(record: GroupFleetRecord) -> Self {
+        let known = record.spot_target != GroupFleetRecord::UNKNOWN_TARGET;
+        let target = Target { spot: record.spot_target, on_demand: record.on_demand_target };
+        Self {
+            fleet_id: record.fleet_id,
+            account: record.account,
+            target: known.then_some(target),
+            launch: record.launch,
+            template: record.template,
+            options: record.options,
+            uncounted: record.uncounted,
+        }
     }
+}
 
-    /// Spot and on-demand together; `None`: not known.
-    #[must_use]
-    pub fn target(&self) -> Option<u32> {
-        let known = self.spot_target != Self::UNKNOWN_TARGET;
-        known.then(|| self.spot_target + self.on_demand_target)
+impl From<GroupFleet> for GroupFleetRecord {
+    fn from(fleet: GroupFleet) -> Self {
+        let unknown = Target { spot: Self::UNKNOWN_TARGET, on_demand: Self::UNKNOWN_TARGET };
+        let target = fleet.target.unwrap_or(unknown);
+        Self {
+            fleet_id: fleet.fleet_id,
+            account: fleet.account,
+            spot_target: target.spot,
+            on_demand_target: target.on_demand,
+            launch: fleet.launch,
+            template: fleet.template,
+            options: fleet.options,
+            uncounted: fleet.uncounted,
+        }
     }
 }
 
@@ -324,6 +372,27 @@ impl Persisted {
                 });
                 self.group_fleets.retain(|_, fleet| !gone.contains(&fleet.fleet_id));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleets_target_that_is_not_known_reads_and_writes_as_it_always_has() {
+        let stands = |target: u64| {
+            format!(
+                r#"{{"fleet_id":"fleet-1","account":{{"region":"r","profile":null}},"spot_target":{target},"on_demand_target":{target},"launch":"t","template":"","options":""}}"#
+            )
+        };
+        let read = |text: &str| serde_json::from_str::<GroupFleet>(text).expect("a fleet");
+        let (unknown, known) = (read(&stands(u64::from(u32::MAX))), read(&stands(3)));
+        assert_eq!(unknown.target, None);
+        assert_eq!(known.target.map(Target::total), Some(6));
+        for (fleet, target) in [(unknown, u64::from(u32::MAX)), (known, 3)] {
+            assert_eq!(serde_json::to_string(&fleet).expect("JSON"), stands(target));
         }
     }
 }

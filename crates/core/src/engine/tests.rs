@@ -1816,6 +1816,22 @@ fn a_lost_journal_finds_the_groups_fleet_and_its_nodes_again() {
 }
 
 #[test]
+fn the_target_of_a_fleet_that_was_found_again_is_not_shown_before_it_is_known() {
+    let (bench, mut ec2) = group_scope();
+    let mut next = Bench::with(group_of_fleet(), Persisted::default());
+    next.instances.clone_from(&bench.instances);
+    next.slurm.clone_from(&bench.slurm);
+    // As long as EC2 carries out a change, the target cannot be set anew.
+    ec2.state = "modifying".into();
+    ec2.run(&mut next, 20);
+    assert_eq!(next.engine.fleet_reports().len(), 1, "the fleet is found");
+    assert_eq!(next.engine.group_reports()[0].fleet_target, None);
+    ec2.state = "active".into();
+    ec2.run(&mut next, 20);
+    assert_eq!(next.engine.group_reports()[0].fleet_target, Some(2));
+}
+
+#[test]
 fn a_second_fleet_of_a_group_keeps_its_nodes_and_takes_no_new_ones() {
     let (bench, mut ec2) = group_scope();
     let mut twin = ec2.fleets[0].clone();

@@ -67,8 +67,7 @@ impl GroupFleets {
             let adopted = GroupFleet {
                 fleet_id: fleet.id.clone(),
                 account: account.clone(),
-                spot_target: GroupFleet::UNKNOWN_TARGET,
-                on_demand_target: GroupFleet::UNKNOWN_TARGET,
+                target: None,
                 launch: fleet.client_token.clone().unwrap_or_default(),
                 template: form.map(|(template, _)| template.to_owned()).unwrap_or_default(),
                 options: form.map(|(_, options)| options.to_owned()).unwrap_or_default(),
@@ -82,8 +81,8 @@ impl GroupFleets {
 
     /// Whether EC2 shows the target that was set last; true where it is set anew in any case.
     fn has_target(&self, g: &Ground, key: &str, shown: &Fleet) -> bool {
-        let set = g.cx.persisted.group_fleets.get(key).and_then(GroupFleet::target);
-        set.is_none_or(|target| target == shown.target)
+        let set = g.cx.persisted.group_fleets.get(key).and_then(|fleet| fleet.target);
+        set.is_none_or(|target| target.total() == shown.target)
     }
 
     /// Deleted behind our back: not shown any more, and not only for a moment.

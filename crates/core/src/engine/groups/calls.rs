@@ -10,7 +10,7 @@ use crate::engine::groups::GroupFleets;
 use crate::engine::groups::fingerprint::{digest, form_of};
 use crate::fact::FactKind;
 use crate::limits::backoff_ms;
-use crate::record::{GroupFleet, Intent, Outcome, Record};
+use crate::record::{GroupFleet, Intent, Outcome, Record, Target};
 use crate::site::Account;
 use crate::tag;
 
@@ -125,7 +125,10 @@ impl GroupFleets {
     /// The fleet's target is set anew.
     pub(crate) fn forget_target(&mut self, g: &mut Ground, key: &str) {
         let Some(fleet) = g.cx.persisted.group_fleets.get(key).cloned() else { return };
-        g.cx.record(Record::GroupFleet { stem: key.to_owned(), fleet: Some(fleet.of_unknown_target()) });
+        g.cx.record(Record::GroupFleet {
+            stem: key.to_owned(),
+            fleet: Some(GroupFleet { target: None, ..fleet }),
+        });
     }
 
     fn note_group_fleet(&mut self, g: &mut Ground, stem: &str, intent: &Intent, reply: &CloudReply) {
@@ -136,8 +139,7 @@ impl GroupFleets {
                 Some(GroupFleet {
                     fleet_id: made.fleet_id.clone(),
                     account: intent.account.clone(),
-                    spot_target: 0,
-                    on_demand_target: 0,
+                    target: Some(Target { spot: 0, on_demand: 0 }),
                     launch: request.client_token.clone(),
                     template: form.template,
                     options: form.options,
@@ -146,8 +148,7 @@ impl GroupFleets {
             }
             (CloudRequest::ModifyFleet { spot_target, on_demand_target, template, .. }, _) => {
                 before.map(|fleet| GroupFleet {
-                    spot_target: *spot_target,
-                    on_demand_target: *on_demand_target,
+                    target: Some(Target { spot: *spot_target, on_demand: *on_demand_target }),
                     template: template.as_deref().map_or_else(|| fleet.template.clone(), digest),
                     ..fleet
                 })

@@ -12,7 +12,7 @@ use crate::engine::groups::GroupFleets;
 use crate::engine::groups::fingerprint::{form_of, group_fleet_request, template_of};
 use crate::engine::groups::state::GroupState;
 use crate::fact::FactKind;
-use crate::record::{GroupFleet, Record};
+use crate::record::{GroupFleet, Record, Target};
 use crate::site::{Account, FleetScope, Lifecycle, NodeGroup};
 
 impl GroupFleets {
@@ -131,7 +131,7 @@ impl GroupFleets {
         (spot, on_demand): (u32, u32),
         template: Option<FleetTemplate>,
     ) {
-        if template.is_none() && (fleet.spot_target, fleet.on_demand_target) == (spot, on_demand) {
+        if template.is_none() && fleet.target == Some(Target { spot, on_demand }) {
             self.end_lowered(g, key, &fleet.account);
             return;
         }

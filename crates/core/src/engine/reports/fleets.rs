@@ -37,15 +37,14 @@ impl Engine {
         let empty = BTreeMap::new();
         let members = self.g.cx.ledger.members(&fleet.fleet_id).unwrap_or(&empty);
         let takes = self.g.cx.site.group(key).is_some_and(|group| group.scope == FleetScope::Group);
-        let known = |target: u32| (target != GroupFleet::UNKNOWN_TARGET).then_some(target);
         let report = FleetReport {
             fleet_id: fleet.fleet_id.clone(),
             group: stem.to_owned(),
             scope: FleetScope::Group,
             instances: members.values().map(|(id, _)| id.clone()).collect(),
             region: fleet.account.region.clone(),
-            spot_target: known(fleet.spot_target),
-            on_demand_target: known(fleet.on_demand_target),
+            spot_target: fleet.target.map(|target| target.spot),
+            on_demand_target: fleet.target.map(|target| target.on_demand),
             takes_no_nodes: !takes,
             ..FleetReport::default()
         };

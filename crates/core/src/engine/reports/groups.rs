@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::Engine;
 use crate::engine::cx::nodes::Desire;
+use crate::record::Target;
 use crate::report::{Cooldown, GroupReport};
 use crate::site::{FleetScope, Lifecycle, NodeGroup};
 
@@ -84,19 +85,20 @@ impl Engine {
                 ..pool.report()
             })
             .collect();
-        report.fleet_target = (group.scope != FleetScope::Launch).then(|| {
-            if let Some(fleet) = self.g.cx.persisted.group_fleets.get(&stem) {
-                return fleet.spot_target.saturating_add(fleet.on_demand_target);
-            }
-            let fleets = self
-                .g
-                .cx
-                .persisted
-                .fleets
-                .keys()
-                .filter(|node| self.g.cx.site.locate(node).is_some_and(|(g, _)| g.stem() == stem));
-            u32::try_from(fleets.count()).unwrap_or(u32::MAX)
-        });
+        report.fleet_target = self.fleet_target(group);
         report
+    }
+
+    /// The capacity that the group's fleets are to have, where it has fleets and that is known.
+    fn fleet_target(&self, group: &NodeGroup) -> Option<u32> {
+        let (stem, state) = (group.stem(), &self.g.cx.persisted);
+        if group.scope == FleetScope::Launch {
+            return None;
+        }
+        if let Some(fleet) = state.group_fleets.get(&stem) {
+            return fleet.target.map(Target::total);
+        }
+        let of_group = |node: &&String| self.g.cx.site.locate(node).is_some_and(|(g, _)| g.stem() == stem);
+        Some(u32::try_from(state.fleets.keys().filter(of_group).count()).unwrap_or(u32::MAX))
     }
 }
