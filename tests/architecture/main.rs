@@ -3,6 +3,7 @@
 
 mod members;
 mod specification;
+mod tiers;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,6 +8,7 @@ pub(crate) mod attempt;
 pub(crate) mod calls;
 pub(crate) mod ledger;
 pub(crate) mod nodes;
+pub(crate) mod pool;
 pub(crate) mod sightings;
 
 use std::collections::BTreeSet;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ec2_api::{CloudError, CreateFleet};
 use crate::engine::cx::agenda::Watched;
-use crate::engine::ground::pools::Pool;
+use crate::engine::cx::pool::Pool;
 use crate::record::LaunchJob;
 use crate::site::{Account, Lifecycle};
 

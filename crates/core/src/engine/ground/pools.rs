@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use crate::ec2_api::{ErrorClass, PoolError};
 use crate::engine::cx::Cx;
+use crate::engine::cx::pool::Pool;
 use crate::fact::FactKind;
 use crate::fleet_spec::LaunchTemplateOverride;
-use crate::report::{Cooldown, LaunchError};
+use crate::report::LaunchError;
 use crate::site::{Account, Lifecycle, NodeGroup};
 
 /// How a group fared lately.
@@ -52,46 +53,6 @@ pub(crate) struct Cooling {
     pub(crate) until: u64,
     /// … for this many instances at once, or more.
     refused: usize,
-}
-
-/// One capacity pool: instance type, subnet or zone, lifecycle.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Pool {
-    account: Account,
-    instance_type: String,
-    place: String,
-    lifecycle: Lifecycle,
-}
-
-impl Pool {
-    pub(crate) fn of(account: &Account, over: &LaunchTemplateOverride, lifecycle: Lifecycle) -> Self {
-        Self {
-            account: account.clone(),
-            instance_type: over.instance_type.clone().unwrap_or_default(),
-            place: over.subnet_id.clone().or_else(|| over.availability_zone.clone()).unwrap_or_default(),
-            lifecycle,
-        }
-    }
-
-    pub(crate) fn serves(&self, group: &NodeGroup) -> bool {
-        self.account == group.account
-            && group
-                .overrides
-                .iter()
-                .any(|over| over.instance_type.as_deref() == Some(self.instance_type.as_str()))
-            && (group.subnet_ids.is_empty() || group.subnet_ids.contains(&self.place))
-    }
-
-    pub(crate) fn report(&self) -> Cooldown {
-        Cooldown {
-            instance_type: self.instance_type.clone(),
-            zone: self.place.clone(),
-            lifecycle: self.lifecycle,
-            until_unix_ms: 0,
-            code: String::new(),
-            refusals: 0,
-        }
-    }
 }
 
 /// How asking for instances went lately.

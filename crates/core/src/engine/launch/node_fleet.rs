@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use crate::ec2_api::{CloudReply, CloudRequest, CreateFleet, FleetType};
 use crate::engine::cx::nodes::Desire;
+use crate::engine::cx::pool::Pool;
 use crate::engine::ground::Ground;
 use crate::engine::ground::launches::Fulfil;
-use crate::engine::ground::pools::{Pool, pools};
+use crate::engine::ground::pools::pools;
 use crate::engine::launch::Launching;
 use crate::fact::FactKind;
 use crate::fleet_spec::LaunchTemplateOverride;
