@@ -283,13 +283,11 @@ impl Engine {
             CloudPurpose::GroupFleet { intent, stem, .. } => {
                 self.groups.take_group_call(&mut self.g, intent, &stem, result)
             }
-            CloudPurpose::History { account, who, start_unix_ms } => self.node_fleets.take_history(
+            CloudPurpose::History(question) => self.node_fleets.take_history(
                 &mut self.g,
                 &mut self.launching,
                 &mut self.groups,
-                &account,
-                &who,
-                start_unix_ms,
+                &question,
                 result,
             ),
             CloudPurpose::PollGroup { account, stem } => {

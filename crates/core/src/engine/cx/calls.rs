@@ -23,6 +23,15 @@ pub(crate) enum WaitingFor {
     Node(String),
 }
 
+/// Why a fleet's history is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct HistoryQuestion {
+    pub(crate) account: Account,
+    pub(crate) who: WaitingFor,
+    /// What happened before is not about this wait.
+    pub(crate) start_unix_ms: u64,
+}
+
 /// Why EC2 was called: who gets its answer.
 #[derive(Clone, Debug)]
 pub(crate) enum CloudPurpose {
@@ -76,11 +85,7 @@ pub(crate) enum CloudPurpose {
         stem: String,
     },
     /// Why a fleet does not deliver.
-    History {
-        account: Account,
-        who: WaitingFor,
-        start_unix_ms: u64,
-    },
+    History(HistoryQuestion),
     CancelSpot {
         account: Account,
         intent: u64,
@@ -112,10 +117,10 @@ impl CloudPurpose {
             | Self::DeleteFleets { account, .. }
             | Self::GroupFleet { account, .. }
             | Self::PollGroup { account, .. }
-            | Self::History { account, .. }
             | Self::CancelSpot { account, .. }
             | Self::WatchSleep { account }
             | Self::Relocate { account, .. } => account,
+            Self::History(question) => &question.account,
         }
     }
 
@@ -135,7 +140,7 @@ impl CloudPurpose {
             | Self::PollFleets { .. }
             | Self::ListFleets { .. }
             | Self::PollGroup { .. }
-            | Self::History { .. }
+            | Self::History(_)
             | Self::WatchSleep { .. } => ActionGroup::Describe,
         }
     }
@@ -152,7 +157,7 @@ impl CloudPurpose {
             | Self::PollFleets { .. }
             | Self::ListFleets { .. }
             | Self::PollGroup { .. }
-            | Self::History { .. }
+            | Self::History(_)
             | Self::CancelSpot { .. }
             | Self::WatchSleep { .. }
             | Self::Relocate { .. } => 2,

@@ -63,7 +63,7 @@ pub(crate) struct Launches {
     /// CreateFleet calls, by intent.
     pub(crate) open: Watched<u64, Launch>,
     /// Pools that a node's fleet launch has tried, and since when, by intent.
-    pub(crate) attempts_of: BTreeMap<u64, (BTreeSet<Pool>, u64)>,
+    pub(crate) attempts_of: BTreeMap<u64, Tried>,
     /// Fleets that have no instance yet, by node.
     pub(crate) fulfilling: Watched<String, Fulfil>,
 }
@@ -73,6 +73,20 @@ pub(crate) fn whole_job(request: &CreateFleet, jobs: &[LaunchJob]) -> Option<u64
     request.is_all_or_nothing().then(|| jobs.first().map(|job| job.id)).flatten()
 }
 
+/// Pools that have been asked for an instance of one node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tried {
+    pub(crate) pools: BTreeSet<Pool>,
+    /// `mono_ms` at which the first of them was asked.
+    pub(crate) since: u64,
+}
+
+impl Tried {
+    pub(crate) fn none(now_mono_ms: u64) -> Self {
+        Self { pools: BTreeSet::new(), since: now_mono_ms }
+    }
+}
+
 /// A fleet that has no instance yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Fulfil {
@@ -80,8 +94,6 @@ pub(crate) struct Fulfil {
     pub(crate) group: String,
     pub(crate) fleet_id: String,
     pub(crate) lifecycle: Lifecycle,
-    pub(crate) tried: BTreeSet<Pool>,
+    pub(crate) tried: Tried,
     pub(crate) since: u64,
-    /// When the first pool was asked.
-    pub(crate) first: u64,
 }

@@ -239,8 +239,8 @@ impl Launching {
         );
         g.pools.note_failure(&mut g.cx, &launch.group, last, least);
         let short = g.cx.still_wanted(&launch.nodes);
-        if let (Some((tried, first)), [node], ErrorClass::Capacity) = (tried, short.as_slice(), error.class) {
-            self.try_next_pool(g, node, &launch.group, launch.lifecycle, tried, first);
+        if let (Some(tried), [node], ErrorClass::Capacity) = (tried, short.as_slice(), error.class) {
+            self.try_next_pool(g, node, &launch.group, launch.lifecycle, tried);
             return None;
         }
         let instead = self.fall_back(g, &launch, &short, &error.code);

@@ -8,7 +8,7 @@ use crate::ec2_api::{CloudReply, CloudRequest, CreateFleet, FleetType};
 use crate::engine::cx::nodes::Desire;
 use crate::engine::cx::pool::Pool;
 use crate::engine::ground::Ground;
-use crate::engine::ground::launches::Fulfil;
+use crate::engine::ground::launches::{Fulfil, Tried};
 use crate::engine::ground::pools::pools;
 use crate::engine::launch::Launching;
 use crate::fact::FactKind;
@@ -28,18 +28,17 @@ impl Launching {
         group: &Arc<NodeGroup>,
         nodes: &[String],
         lifecycle: Lifecycle,
-        tried: &BTreeMap<String, (BTreeSet<Pool>, u64)>,
+        tried: &BTreeMap<String, Tried>,
     ) {
         for node in nodes {
-            let (tried, first) =
-                tried.get(node).cloned().unwrap_or_else(|| (BTreeSet::new(), g.cx.now.mono_ms));
-            let Some(over) = self.next_pool(g, group, node, lifecycle, &tried) else {
+            let tried = tried.get(node).cloned().unwrap_or_else(|| Tried::none(g.cx.now.mono_ms));
+            let Some(over) = self.next_pool(g, group, node, lifecycle, &tried.pools) else {
                 g.fail_nodes(
                     std::slice::from_ref(node),
                     "UnfulfillableCapacity",
                     &format!(
                         "none of the {} pools of {} gave a {} instance",
-                        tried.len(),
+                        tried.pools.len(),
                         group.stem(),
                         lifecycle.as_str()
                     ),
@@ -58,7 +57,7 @@ impl Launching {
                 );
                 continue;
             }
-            self.begin_node_fleet(g, group, node, lifecycle, over, tried, first);
+            self.begin_node_fleet(g, group, node, lifecycle, over, tried);
         }
     }
 
@@ -69,14 +68,13 @@ impl Launching {
         node: &str,
         lifecycle: Lifecycle,
         over: LaunchTemplateOverride,
-        mut tried: BTreeSet<Pool>,
-        first: u64,
+        mut tried: Tried,
     ) {
-        tried.insert(Pool::of(&group.account, &over, lifecycle));
+        tried.pools.insert(Pool::of(&group.account, &over, lifecycle));
         let token = g.cx.new_token();
         let request = node_fleet_request(&g.cx.site, group, node, lifecycle, &token, over);
         let id = self.record_launch(g, group, vec![node.to_owned()], lifecycle, token, request);
-        g.launches.attempts_of.insert(id, (tried, first));
+        g.launches.attempts_of.insert(id, tried);
     }
 
     /// In the configured order of types; the zones take turns from node to node, so that they fill evenly.
@@ -105,7 +103,7 @@ impl Launching {
     pub(crate) fn take_node_fleet(&mut self, g: &mut Ground, id: u64, node: &str, fleet_id: &str) {
         let Some(launch) = g.launches.open.remove(&id) else { return };
         g.cx.release(&launch.nodes, id);
-        let (tried, first) = g.launches.attempts_of.remove(&id).unwrap_or_default();
+        let tried = g.launches.attempts_of.remove(&id).unwrap_or_default();
         let pool = g.cx.persisted.open.get(&id).and_then(|intent| match &intent.request {
             CloudRequest::CreateFleet(request) => request.overrides.first().cloned(),
             _ => None,
@@ -152,7 +150,6 @@ impl Launching {
                 lifecycle: launch.lifecycle,
                 tried,
                 since,
-                first,
             };
             g.launches.fulfilling.insert(node.to_owned(), fulfil);
         } else if elsewhere {
@@ -168,18 +165,17 @@ impl Launching {
         node: &str,
         stem: &str,
         lifecycle: Lifecycle,
-        tried: BTreeSet<Pool>,
-        first: u64,
+        tried: Tried,
     ) {
         let Some(group) = g.cx.site.group(stem).cloned() else { return };
-        let waited = g.cx.now.since(first);
+        let waited = g.cx.now.since(tried.since);
         let fallback = group.spot_fallback_s.filter(|_| lifecycle == Lifecycle::Spot);
-        let exhausted = self.next_pool(g, &group, node, lifecycle, &tried).is_none();
+        let exhausted = self.next_pool(g, &group, node, lifecycle, &tried.pools).is_none();
         let on_demand = fallback.is_some_and(|seconds| exhausted || waited >= u64::from(seconds) * 1000);
         if on_demand {
             self.go_on_demand(g, &group, node, &format!("no Spot instance in {} s", waited / 1000));
         } else {
-            let tried = BTreeMap::from([(node.to_owned(), (tried, first))]);
+            let tried = BTreeMap::from([(node.to_owned(), tried)]);
             self.begin_node_fleets(g, &group, &[node.to_owned()], lifecycle, &tried);
         }
     }

@@ -13,7 +13,7 @@ use crate::engine::cx::attempt::Deadline;
 use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::cx::nodes::Desire;
 use crate::engine::ground::Ground;
-use crate::engine::ground::launches::Fulfil;
+use crate::engine::ground::launches::{Fulfil, Tried};
 use crate::engine::launch::Launching;
 use crate::fact::FactKind;
 use crate::record::{NodeFleet, Record};
@@ -80,14 +80,7 @@ impl NodeFleets {
                         format!("EC2 gave no {} instance before ResumeTimeout", fulfil.lifecycle.as_str());
                     g.fail_nodes(std::slice::from_ref(&node), "UnfulfillableCapacity", &message);
                 } else {
-                    launching.try_next_pool(
-                        g,
-                        &node,
-                        &fulfil.group,
-                        fulfil.lifecycle,
-                        fulfil.tried,
-                        fulfil.first,
-                    );
+                    launching.try_next_pool(g, &node, &fulfil.group, fulfil.lifecycle, fulfil.tried);
                 }
             }
         }
@@ -182,9 +175,8 @@ impl NodeFleets {
                 group: group.stem(),
                 fleet_id: fleet.fleet_id.clone(),
                 lifecycle: fleet.lifecycle,
-                tried: BTreeSet::new(),
+                tried: Tried::none(g.cx.now.mono_ms),
                 since: g.cx.now.mono_ms,
-                first: g.cx.now.mono_ms,
             };
             g.launches.fulfilling.insert(node.clone(), fulfil);
         }
@@ -267,9 +259,8 @@ impl NodeFleets {
                 group: stem,
                 fleet_id: fleet.id.clone(),
                 lifecycle: Lifecycle::Spot,
-                tried: BTreeSet::new(),
+                tried: Tried::none(now),
                 since: now,
-                first: now,
             };
             g.launches.fulfilling.insert(node, fulfil);
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::ec2_api::{CloudReply, CloudRequest, CloudResult, FleetHistoryRecord};
 use crate::engine::cx::attempt::Deadline;
-use crate::engine::cx::calls::{CloudPurpose, WaitingFor};
+use crate::engine::cx::calls::{CloudPurpose, HistoryQuestion, WaitingFor};
 use crate::engine::ground::Ground;
 use crate::engine::groups::GroupFleets;
 use crate::engine::launch::Launching;
@@ -72,7 +72,7 @@ impl NodeFleets {
             self.histories_in_flight += 1;
             let start_unix_ms = g.cx.now.unix_ms.saturating_sub(g.cx.now.since(since));
             g.cx.cloud(
-                CloudPurpose::History { account, who, start_unix_ms },
+                CloudPurpose::History(HistoryQuestion { account, who, start_unix_ms }),
                 CloudRequest::DescribeFleetHistory { fleet_id, start_unix_ms },
             );
         }
@@ -101,15 +101,14 @@ impl NodeFleets {
         g: &mut Ground,
         launching: &mut Launching,
         groups: &mut GroupFleets,
-        account: &Account,
-        who: &WaitingFor,
-        start_unix_ms: u64,
+        question: &HistoryQuestion,
         result: CloudResult,
     ) {
         self.histories_in_flight = self.histories_in_flight.saturating_sub(1);
         let Ok(records) = result.and_then(CloudReply::into_history) else { return };
-        let Some((code, description)) = shortage(&records, start_unix_ms) else { return };
-        match who {
+        let Some((code, description)) = shortage(&records, question.start_unix_ms) else { return };
+        let account = &question.account;
+        match &question.who {
             WaitingFor::Group(key) => groups.spot_is_short(g, key, &code, &description),
             WaitingFor::Node(node) if code == OF_ACCOUNT => {
                 let alike: Vec<String> = g
