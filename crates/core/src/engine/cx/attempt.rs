@@ -78,6 +78,12 @@ impl Attempt {
         self.in_flight = true;
     }
 
+    /// Begun, and not made again before `mono_ms` = `at`, whenever the answer comes.
+    pub(crate) fn begin_until(&mut self, at: u64) {
+        self.begin();
+        self.next_at = at;
+    }
+
     pub(crate) fn succeeded(&mut self) {
         *self = Self::default();
     }
@@ -90,6 +96,13 @@ impl Attempt {
     /// The answer has come; how it went on changes nothing of when it is made again.
     pub(crate) fn answered(&mut self) {
         self.in_flight = false;
+    }
+
+    /// It failed for a reason that time alone does not mend: made again at `mono_ms` = `at`.
+    pub(crate) fn refused_until(&mut self, at: u64) {
+        self.in_flight = false;
+        self.failures += 1;
+        self.next_at = at;
     }
 
     /// `ahead`: how many failures the first one counts for besides itself. Returns when it is made again.

@@ -7,6 +7,7 @@ use crate::ec2_api::Fleet;
 use crate::engine::cx::ledger::stem_of_key;
 use crate::engine::ground::Ground;
 use crate::engine::groups::GroupFleets;
+use crate::engine::groups::state::Seen;
 use crate::fact::FactKind;
 use crate::record::{GroupFleet, Record};
 use crate::site::{Account, FleetScope};
@@ -38,12 +39,14 @@ impl GroupFleets {
                 state.look |= look;
                 if started >= state.changed_at {
                     state.unseen_since = None;
-                    state.settled = fleet.state == "active";
-                    state.modifying = fleet.state == "modifying";
+                    state.fleet = Seen::of(&fleet.state);
                 }
                 // ModifyFleet has no client token: one that was given up for lost may be carried out after a later one.
-                let is_past = started >= state.changed_at + TARGET_LAG_MS && !state.in_flight;
-                if is_past && state.settled && state.open_intent.is_none() && !self.has_target(g, &key, fleet)
+                let is_past = started >= state.changed_at + TARGET_LAG_MS && !state.call.attempt.in_flight();
+                if is_past
+                    && state.fleet == Seen::Settled
+                    && state.call.intent.is_none()
+                    && !self.has_target(g, &key, fleet)
                 {
                     let text = format!("fleet {} has target {}, which is set anew", fleet.id, fleet.target);
                     g.cx.fact(g.cx.new_fact(FactKind::FleetTargetChanged, text).group(stem_of_key(&key)));
@@ -73,7 +76,13 @@ impl GroupFleets {
                 options: form.map(|(_, options)| options.to_owned()).unwrap_or_default(),
                 uncounted: BTreeSet::new(),
             };
-            self.states.entry(key.clone()).or_default().modifying = fleet.state == "modifying";
+            let state = self.states.entry(key.clone()).or_default();
+            state.fleet = match Seen::of(&fleet.state) {
+                Seen::Modifying => Seen::Modifying,
+                // What was seen of the group's fleet before still counts.
+                Seen::Settled | Seen::Unknown if state.fleet == Seen::Settled => Seen::Settled,
+                Seen::Settled | Seen::Unknown => Seen::Unknown,
+            };
             g.cx.record(Record::GroupFleet { stem: key, fleet: Some(adopted) });
         }
         self.forget_lost_fleets(g, account, started, fleets);
@@ -95,7 +104,7 @@ impl GroupFleets {
                 continue;
             }
             let Some(state) = self.states.get_mut(key) else { continue };
-            if started < state.changed_at || state.in_flight {
+            if started < state.changed_at || state.call.attempt.in_flight() {
                 continue;
             }
             let since = *state.unseen_since.get_or_insert(now.mono_ms);

@@ -8,8 +8,8 @@ use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::ground::Ground;
 use crate::engine::groups::GroupFleets;
 use crate::engine::groups::fingerprint::{digest, form_of};
+use crate::engine::groups::state::{Call, Seen};
 use crate::fact::FactKind;
-use crate::limits::backoff_ms;
 use crate::record::{GroupFleet, Intent, Outcome, Record, Target};
 use crate::site::Account;
 use crate::tag;
@@ -27,7 +27,7 @@ impl GroupFleets {
     ) {
         let id = g.cx.record_intent(account, request.clone(), None);
         if let Some(state) = self.states.get_mut(stem) {
-            state.open_intent = Some(id);
+            state.call.intent = Some(id);
         }
         self.send_group_call(g, stem, id, account.clone(), request);
     }
@@ -41,7 +41,7 @@ impl GroupFleets {
         request: CloudRequest,
     ) {
         if let Some(state) = self.states.get_mut(stem) {
-            state.in_flight = true;
+            state.call.attempt.begin();
         }
         g.cx.cloud(CloudPurpose::GroupFleet { account, intent, stem: stem.to_owned() }, request);
     }
@@ -50,15 +50,15 @@ impl GroupFleets {
         let Some(intent) = g.cx.persisted.open.get(&id).cloned() else { return };
         let now = g.cx.now.mono_ms;
         let state = self.states.entry(stem.to_owned()).or_default();
-        state.in_flight = false;
         match result {
             Ok(reply) => {
-                state.open_intent = None;
-                state.attempts = 0;
-                state.settled = false;
-                state.modifying = matches!(intent.request, CloudRequest::ModifyFleet { .. });
+                state.call = Call::default();
+                state.fleet = match intent.request {
+                    CloudRequest::ModifyFleet { .. } => Seen::Modifying,
+                    _ => Seen::Unknown,
+                };
                 state.changed_at = now;
-                state.poll_at = now;
+                state.poll.hasten(now);
                 if matches!(&intent.request, CloudRequest::ModifyFleet { template: Some(_), .. }) {
                     state.apply_again = false;
                 }
@@ -67,15 +67,14 @@ impl GroupFleets {
             }
             // Somebody else has begun to modify the fleet, or EC2 still carries this call out, whose first reply was lost.
             Err(error) if error.code.eq_ignore_ascii_case("FleetNotInModifiableState") => {
-                state.open_intent = None;
-                state.settled = false;
-                state.modifying = true;
+                state.call.intent = None;
+                state.call.attempt.answered();
+                state.fleet = Seen::Modifying;
                 state.changed_at = now;
                 g.cx.record(Record::Outcome { id, outcome: Outcome::Failed(error) });
                 self.forget_target(g, stem);
             }
             Err(error) => {
-                state.attempts += 1;
                 let retry = error.class.is_retryable();
                 let template = match &intent.request {
                     CloudRequest::ModifyFleet { template, .. } => template.as_deref(),
@@ -87,16 +86,13 @@ impl GroupFleets {
                     state.apply_again = false;
                 }
                 let may_fail = template.is_none();
-                state.next_at = now
-                    + match (retry, may_fail) {
-                        (true, _) => backoff_ms(state.attempts, &mut g.cx.rng),
-                        (false, true) => REFUSED_MS,
-                        (false, false) => 0,
-                    };
-                if !retry {
-                    state.open_intent = None;
+                if retry {
+                    state.call.attempt.failed(now, 0, &mut g.cx.rng);
+                } else {
+                    state.call.attempt.refused_until(if may_fail { now + REFUSED_MS } else { now });
+                    state.call.intent = None;
                 }
-                let nodes: Vec<String> = state.awaiting.keys().cloned().collect();
+                let nodes: Vec<String> = state.awaiting.nodes.keys().cloned().collect();
                 let fact =
                     g.cx.new_fact(FactKind::CreateFleetFailed, error.message.clone())
                         .group(stem)
@@ -183,7 +179,7 @@ impl GroupFleets {
             }
             _ => return false,
         };
-        self.states.entry(stem).or_default().open_intent = Some(id);
+        self.states.entry(stem).or_default().call.intent = Some(id);
         true
     }
 }

@@ -11,6 +11,7 @@ use crate::engine::cx::nodes::busy_addresses;
 use crate::engine::ground::Ground;
 use crate::engine::ground::adopt::Strangers;
 use crate::engine::groups::GroupFleets;
+use crate::engine::groups::state::Seen;
 use crate::fact::FactKind;
 use crate::record::{Binding, GroupFleet, Record};
 use crate::site::{Account, FleetScope, Lifecycle};
@@ -29,23 +30,21 @@ impl GroupFleets {
         let Some(fleet) = g.cx.persisted.group_fleets.get(stem).cloned() else { return Deadline::NONE };
         let now = g.cx.now.mono_ms;
         let Some(state) = self.states.get(stem) else { return Deadline::NONE };
-        let busy = !state.awaiting.is_empty()
+        let busy = !state.awaiting.nodes.is_empty()
             || g.lowering.owes(stem)
             || !state.spare.is_empty()
             || state.look
-            || state.modifying
-            || !state.settled
+            || state.fleet != Seen::Settled
             || !state.clear && self.winds_down(g, stem);
-        if !busy || state.poll_in_flight {
+        if !busy {
             return Deadline::NONE;
         }
-        if state.poll_at > now {
-            return Deadline::at(state.poll_at);
+        if !state.poll.due(now) {
+            return state.poll.next().into();
         }
-        let unsettled = !state.settled || state.modifying;
+        let unsettled = state.fleet != Seen::Settled;
         if let Some(state) = self.states.get_mut(stem) {
-            state.poll_in_flight = true;
-            state.poll_at = now + POLL_MS;
+            state.poll.begin_until(now + POLL_MS);
         }
         if unsettled {
             let cluster = g.cx.site.cluster.clone();
@@ -72,14 +71,17 @@ impl GroupFleets {
     ) {
         let now = g.cx.now.mono_ms;
         let Some(state) = self.states.get_mut(stem) else { return };
-        state.poll_in_flight = false;
+        state.poll.answered();
         let Ok(mut instances) = result.and_then(CloudReply::into_instances) else { return };
         state.looked = true;
         let before_raise = state.before_raise.take().is_some_and(|until| until > now);
         let Some(fleet) = g.cx.persisted.group_fleets.get(stem).cloned() else { return };
         instances.retain(|instance| instance.tags.get(FLEET_ID) == Some(&fleet.fleet_id));
-        let waiting: Vec<String> =
-            self.states.get(stem).map(|state| state.awaiting.keys().cloned().collect()).unwrap_or_default();
+        let waiting: Vec<String> = self
+            .states
+            .get(stem)
+            .map(|state| state.awaiting.nodes.keys().cloned().collect())
+            .unwrap_or_default();
         let waiting: Vec<String> = waiting.into_iter().filter(|node| g.cx.wants_instance(node)).collect();
         self.note_seen(g, &instances, &waiting, before_raise);
         let known = g.sight.is_slurm_known() && g.sight.view_ready(account);
@@ -100,21 +102,8 @@ impl GroupFleets {
             })
             .map(|instance| instance.id.clone())
             .collect();
-        let mut free: Vec<Instance> = instances
-            .into_iter()
-            .filter(|instance| {
-                !instance.state.is_ended()
-                    && g.is_stray(&instance.id)
-                    && !g.cx.persisted.leaving.contains_key(&instance.id)
-            })
-            .collect();
-        free.sort_by(|a, b| (a.launch_unix_ms, &a.id).cmp(&(b.launch_unix_ms, &b.id)));
+        let (free, clear) = self.free(g, instances);
         let waiting = waiting.into_iter().filter(|node| g.cx.wants_instance(node)).collect();
-        // Behind an address where Slurm runs a job nothing is new and nothing is spare, whatever we believe.
-        let busy = busy_addresses(&g.cx.nodes);
-        let before = free.len();
-        free.retain(|instance| instance.private_ip.as_deref().is_none_or(|addr| !busy.contains(addr)));
-        let clear = free.len() == before;
         // What was told a node's name runs under it to its end, and is of no use to another node; nor is what EC2 put to sleep
         // before it had one.
         let (past, free): (Vec<_>, Vec<_>) = free.into_iter().partition(|instance| {
@@ -131,14 +120,14 @@ impl GroupFleets {
             rest.into_iter().map(|instance| instance.id).chain(past.iter().cloned()).collect();
         let Some(state) = self.states.get_mut(stem) else { return };
         for (node, instance) in &pairs {
-            state.awaiting.remove(node);
-            state.last_arrival = now;
-            state.short = false;
+            state.awaiting.nodes.remove(node);
+            state.awaiting.last_arrival = now;
+            state.awaiting.short = false;
             if instance.lifecycle == Lifecycle::OnDemand {
-                state.on_demand_wanted = state.on_demand_wanted.saturating_sub(1);
+                state.awaiting.on_demand = state.awaiting.on_demand.saturating_sub(1);
             }
         }
-        let surplus: Vec<String> = if state.settled && known {
+        let surplus: Vec<String> = if state.fleet == Seen::Settled && known {
             state.spare.intersection(&spare).cloned().collect()
         } else {
             Vec::new()
@@ -150,6 +139,25 @@ impl GroupFleets {
         let (past, surplus) = surplus.into_iter().partition(|id| past.contains(id));
         self.end_past(g, account, stem, &fleet, past);
         self.end_surplus(g, account, stem, fleet, surplus, asleep);
+    }
+
+    /// Instances that could serve a node, the oldest first; and whether these are all that stand behind none.
+    fn free(&self, g: &Ground, instances: Vec<Instance>) -> (Vec<Instance>, bool) {
+        let mut free: Vec<Instance> = instances
+            .into_iter()
+            .filter(|instance| {
+                !instance.state.is_ended()
+                    && g.is_stray(&instance.id)
+                    && !g.cx.persisted.leaving.contains_key(&instance.id)
+            })
+            .collect();
+        free.sort_by(|a, b| (a.launch_unix_ms, &a.id).cmp(&(b.launch_unix_ms, &b.id)));
+        // Behind an address where Slurm runs a job nothing is new and nothing is spare, whatever we believe.
+        let busy = busy_addresses(&g.cx.nodes);
+        let before = free.len();
+        free.retain(|instance| instance.private_ip.as_deref().is_none_or(|addr| !busy.contains(addr)));
+        let clear = free.len() == before;
+        (free, clear)
     }
 
     /// Since when instances are known that no node has: with the list before a raise, since before anybody waited.

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::engine::cx::agenda::Watched;
 use crate::engine::cx::attempt::Deadline;
 use crate::engine::ground::Ground;
-use crate::engine::groups::state::GroupState;
+use crate::engine::groups::state::{GroupState, Seen};
 use crate::record::Record;
 use crate::site::FleetScope;
 
@@ -75,7 +75,7 @@ impl GroupFleets {
                     state.apply_again = version.is_none_or(|version| version.starts_with('$'));
                 }
                 None => {
-                    state.awaiting = Watched::default();
+                    state.awaiting.nodes = Watched::default();
                     state.clear = false;
                 }
             }
@@ -96,7 +96,7 @@ impl GroupFleets {
         }
         for key in g.cx.persisted.group_fleets.keys() {
             // What an earlier process began may still be under way.
-            self.states.insert(key.clone(), GroupState { modifying: true, ..GroupState::default() });
+            self.states.insert(key.clone(), GroupState { fleet: Seen::Modifying, ..GroupState::default() });
         }
     }
 }

@@ -4,23 +4,64 @@
 use std::collections::BTreeSet;
 
 use crate::engine::cx::agenda::Watched;
+use crate::engine::cx::attempt::Attempt;
+
+/// Nodes that wait for an instance of their group's fleet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Awaiting {
+    /// Each with the `mono_ms` since when it waits.
+    pub(crate) nodes: Watched<String, u64>,
+    /// Of these, how many are to come on-demand because Spot did not deliver.
+    pub(crate) on_demand: u32,
+    /// `mono_ms` at which the last instance came.
+    pub(crate) last_arrival: u64,
+    /// EC2's history has said why no Spot instance comes to those that wait.
+    pub(crate) short: bool,
+}
+
+impl Awaiting {
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// CreateFleet or ModifyFleet: none, one in flight, or one that backs off.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Call {
+    /// The intent that EC2 has not answered; it is sent again with its token.
+    pub(crate) intent: Option<u64>,
+    pub(crate) attempt: Attempt,
+}
+
+/// The fleet, as EC2 last showed it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Not since it was made, or in a state that says nothing.
+    #[default]
+    Unknown,
+    /// EC2 has finished what ModifyFleet began.
+    Settled,
+    /// EC2 takes no ModifyFleet while it carries one out.
+    Modifying,
+}
+
+impl Seen {
+    /// The state of a fleet (API_FleetData, `FleetState`).
+    pub(crate) fn of(state: &str) -> Self {
+        match state {
+            "active" => Self::Settled,
+            "modifying" => Self::Modifying,
+            _ => Self::Unknown,
+        }
+    }
+}
 
 /// What is under way for one group.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GroupState {
-    /// Nodes that wait for an instance of the fleet, and since when.
-    pub(crate) awaiting: Watched<String, u64>,
-    /// Of these, how many are to come on-demand because Spot did not deliver.
-    pub(crate) on_demand_wanted: u32,
-    /// An intent (create or modify) is open and not to be repeated before this `mono_ms`.
-    pub(crate) open_intent: Option<u64>,
-    pub(crate) in_flight: bool,
-    pub(crate) attempts: u32,
-    pub(crate) next_at: u64,
-    /// EC2 has finished what ModifyFleet began.
-    pub(crate) settled: bool,
-    /// EC2 takes no ModifyFleet while it carries one out.
-    pub(crate) modifying: bool,
+    pub(crate) awaiting: Awaiting,
+    pub(crate) call: Call,
+    pub(crate) fleet: Seen,
     /// `mono_ms` of the last accepted change: an older list says nothing about it.
     pub(crate) changed_at: u64,
     /// EC2's lists do not show the fleet, since this `mono_ms`.
@@ -38,29 +79,25 @@ pub(crate) struct GroupState {
     pub(crate) apply_again: bool,
     /// Digest of a template that EC2 refused: not tried again before the configuration changes.
     pub(crate) refused: Option<String>,
-    pub(crate) poll_in_flight: bool,
-    pub(crate) poll_at: u64,
+    pub(crate) poll: Attempt,
     /// Instances that belong to nobody, as the last look saw them.
     pub(crate) spare: BTreeSet<String>,
-    pub(crate) last_arrival: u64,
-    /// EC2's history has said why no Spot instance comes to those that wait.
-    pub(crate) short: bool,
 }
 
 impl GroupState {
     pub(crate) fn awaits(&self, node: &str) -> bool {
-        self.awaiting.contains_key(node)
+        self.awaiting.nodes.contains_key(node)
     }
 
     pub(crate) fn touch(&mut self, node: &str) {
-        self.awaiting.touch(node);
+        self.awaiting.nodes.touch(node);
     }
 
     pub(crate) fn touch_all(&mut self) {
-        self.awaiting.touch_all();
+        self.awaiting.nodes.touch_all();
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
-        self.awaiting.is_empty() && self.spare.is_empty() && self.open_intent.is_none()
+        self.awaiting.nodes.is_empty() && self.spare.is_empty() && self.call.intent.is_none()
     }
 }

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use crate::ec2_api::{CloudRequest, FleetTemplate, InstanceState};
+use crate::engine::cx::agenda::Watched;
 use crate::engine::cx::attempt::Deadline;
 use crate::engine::cx::calls::CloudPurpose;
 use crate::engine::cx::ledger::stem_of_key;
 use crate::engine::ground::Ground;
 use crate::engine::groups::GroupFleets;
 use crate::engine::groups::fingerprint::{form_of, group_fleet_request, template_of};
-use crate::engine::groups::state::GroupState;
+use crate::engine::groups::state::{Awaiting, GroupState, Seen};
 use crate::fact::FactKind;
 use crate::record::{GroupFleet, Record, Target};
 use crate::site::{Account, FleetScope, Lifecycle, NodeGroup};
@@ -31,12 +32,12 @@ impl GroupFleets {
         }
         if let Some(state) = self.states.get(key) {
             let lifecycle = g.cx.site.group(key).map_or(Lifecycle::OnDemand, |group| group.lifecycle);
-            let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
+            let waiting = state.awaiting.count();
             match lifecycle {
                 Lifecycle::OnDemand => on_demand += waiting,
                 Lifecycle::Spot => {
                     // A node may have been bound or given up since the wish was counted.
-                    let wanted = state.on_demand_wanted.min(waiting);
+                    let wanted = state.awaiting.on_demand.min(waiting);
                     on_demand += wanted;
                     spot += waiting - wanted;
                 }
@@ -55,17 +56,17 @@ impl GroupFleets {
             fleet.as_ref().map(|fleet| &fleet.account).or(group.as_ref().map(|group| &group.account));
         let known = g.sight.is_slurm_known() && account.is_some_and(|account| g.sight.view_ready(account));
         let state = self.states.entry(stem.to_owned()).or_default();
-        let in_flight = state.in_flight;
+        let in_flight = state.call.attempt.in_flight();
         let ending = fleet.as_ref().is_some_and(|fleet| g.deletions.is_fleet_ending(&g.cx, &fleet.fleet_id));
         if in_flight || ending || g.cx.persisted.paused || !known {
             return Deadline::NONE;
         }
         let Some(state) = self.states.get(stem) else { return Deadline::NONE };
-        let not_before = state.next_at.max(state.before_raise.unwrap_or(0));
-        if not_before > now {
-            return Deadline::at(not_before);
+        let not_before = state.call.attempt.next().max(state.before_raise);
+        if let Some(at) = not_before.filter(|at| *at > now) {
+            return Deadline::at(at);
         }
-        if let Some(intent) = state.open_intent {
+        if let Some(intent) = state.call.intent {
             // The same call again, with its token.
             if let Some(open) = g.cx.persisted.open.get(&intent).cloned() {
                 self.send_group_call(g, stem, intent, open.account, open.request);
@@ -135,7 +136,7 @@ impl GroupFleets {
             self.end_lowered(g, key, &fleet.account);
             return;
         }
-        if self.states.get(key).is_some_and(|state| state.modifying) {
+        if self.states.get(key).is_some_and(|state| state.fleet == Seen::Modifying) {
             // Refused by EC2 until the fleet is active again, which the next look tells.
             return;
         }
@@ -161,20 +162,24 @@ impl GroupFleets {
         g.cx.record(Record::GroupFleet { stem: key.clone(), fleet: Some(fleet) });
         g.cx.record(Record::GroupFleet { stem: stem.to_owned(), fleet: None });
         let now = g.cx.now.mono_ms;
-        let awaiting = self.states.get_mut(stem).map(|s| std::mem::take(&mut s.awaiting)).unwrap_or_default();
         g.lowering.rename(stem, &key);
-        if let Some(old) = self.states.remove(stem) {
-            self.states
-                .insert(key, GroupState { clear: false, on_demand_wanted: 0, poll_in_flight: false, ..old });
+        let mut nodes = Watched::default();
+        if let Some(mut old) = self.states.remove(stem) {
+            nodes = std::mem::take(&mut old.awaiting.nodes);
+            old.awaiting.on_demand = 0;
+            old.clear = false;
+            // Its answer will be taken for one about the next fleet.
+            old.poll.answered();
+            self.states.insert(key, old);
         }
-        self.states
-            .insert(stem.to_owned(), GroupState { awaiting, last_arrival: now, ..GroupState::default() });
+        let awaiting = Awaiting { nodes, last_arrival: now, ..Awaiting::default() };
+        self.states.insert(stem.to_owned(), GroupState { awaiting, ..GroupState::default() });
     }
 
     /// The target is what Slurm wants and EC2 has finished: the suspended nodes' instances can go.
     fn end_lowered(&mut self, g: &mut Ground, stem: &str, account: &Account) {
         let Some(state) = self.states.get(stem) else { return };
-        if !state.settled || !g.lowering.owes(stem) {
+        if state.fleet != Seen::Settled || !g.lowering.owes(stem) {
             return;
         }
         let lowering = g.lowering.take(stem);

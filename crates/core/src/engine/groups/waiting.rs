@@ -18,19 +18,19 @@ impl GroupFleets {
         let stem = group.stem();
         let has_fleet = g.cx.persisted.group_fleets.contains_key(&stem);
         let state = self.states.entry(stem).or_default();
-        if state.awaiting.is_empty() {
-            state.last_arrival = now;
-            state.short = false;
+        if state.awaiting.nodes.is_empty() {
+            state.awaiting.last_arrival = now;
+            state.awaiting.short = false;
             // After a restart what comes may have been launched for them.
             if has_fleet && state.looked {
                 state.before_raise = Some(now + LOOK_FIRST_MS);
                 state.look = true;
-                state.poll_at = now;
+                state.poll.hasten(now);
             }
         }
         for node in nodes {
-            if !state.awaiting.contains_key(node) {
-                state.awaiting.insert(node.clone(), now);
+            if !state.awaiting.nodes.contains_key(node) {
+                state.awaiting.nodes.insert(node.clone(), now);
             }
         }
     }
@@ -43,13 +43,14 @@ impl GroupFleets {
     pub(crate) fn give_up_waiting(&mut self, g: &mut Ground, stem: &str) -> Deadline {
         let now = g.cx.now.mono_ms;
         let Some(state) = self.states.get_mut(stem) else { return Deadline::NONE };
-        if state.awaiting.is_empty() {
+        if state.awaiting.nodes.is_empty() {
             return Deadline::NONE;
         }
-        let last_arrival = state.last_arrival;
+        let last_arrival = state.awaiting.last_arrival;
         let mut late = Vec::new();
         let looks: Vec<(String, Option<u64>)> = state
             .awaiting
+            .nodes
             .take_due(now)
             .into_iter()
             .map(|node| {
@@ -61,17 +62,17 @@ impl GroupFleets {
         let Some(state) = self.states.get_mut(stem) else { return Deadline::NONE };
         for (node, deadline) in looks {
             if deadline.is_some_and(|at| at > now) {
-                state.awaiting.look_again(&node, deadline);
+                state.awaiting.nodes.look_again(&node, deadline);
                 continue;
             }
-            state.awaiting.remove(&node);
+            state.awaiting.nodes.remove(&node);
             if deadline.is_some() {
                 late.push(node);
             }
         }
-        let mut next = Deadline::from(state.awaiting.next_look());
-        let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
-        state.on_demand_wanted = state.on_demand_wanted.min(waiting);
+        let mut next = Deadline::from(state.awaiting.nodes.next_look());
+        let waiting = state.awaiting.count();
+        state.awaiting.on_demand = state.awaiting.on_demand.min(waiting);
         let silent = now.saturating_sub(last_arrival);
         let fallback =
             g.cx.site
@@ -80,11 +81,11 @@ impl GroupFleets {
                 .and_then(|g| g.spot_fallback_s);
         if let Some(seconds) = fallback
             && waiting > 0
-            && state.on_demand_wanted < waiting
+            && state.awaiting.on_demand < waiting
         {
             let patience = u64::from(seconds) * 1000;
             if silent >= patience {
-                state.on_demand_wanted = waiting;
+                state.awaiting.on_demand = waiting;
                 let text = format!(
                     "{waiting} nodes of {stem} go on-demand: no Spot instance in {} s",
                     silent / 1000
@@ -105,12 +106,17 @@ impl GroupFleets {
         for (key, state) in &self.states {
             let spot = g.cx.site.group(key).is_some_and(|group| group.lifecycle == Lifecycle::Spot);
             if spot
-                && !state.short
-                && state.on_demand_wanted < u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX)
+                && !state.awaiting.short
+                && state.awaiting.on_demand < state.awaiting.count()
                 && let Some(fleet) = g.cx.persisted.group_fleets.get(key)
             {
                 let who = WaitingFor::Group(key.clone());
-                waiting.push((state.last_arrival, fleet.account.clone(), fleet.fleet_id.clone(), who));
+                waiting.push((
+                    state.awaiting.last_arrival,
+                    fleet.account.clone(),
+                    fleet.fleet_id.clone(),
+                    who,
+                ));
             }
         }
         waiting
@@ -120,13 +126,13 @@ impl GroupFleets {
     pub(crate) fn spot_is_short(&mut self, g: &mut Ground, key: &str, code: &str, description: &str) {
         let fallback = g.cx.site.group(key).is_some_and(|group| group.spot_fallback_s.is_some());
         let Some(state) = self.states.get_mut(key) else { return };
-        let waiting = u32::try_from(state.awaiting.len()).unwrap_or(u32::MAX);
+        let waiting = state.awaiting.count();
         if waiting == 0 {
             return;
         }
-        state.short = true;
+        state.awaiting.short = true;
         let (kind, text) = if fallback {
-            state.on_demand_wanted = waiting;
+            state.awaiting.on_demand = waiting;
             (FactKind::SpotFallback, format!("{waiting} nodes of {key} go on-demand: {description}"))
         } else {
             (FactKind::CreateFleetFailed, format!("{waiting} nodes of {key} wait for Spot: {description}"))
@@ -136,7 +142,7 @@ impl GroupFleets {
 
     pub(crate) fn fail_awaiting(&mut self, g: &mut Ground, stem: &str, code: &str, message: &str) {
         let Some(state) = self.states.get_mut(stem) else { return };
-        let nodes: Vec<String> = std::mem::take(&mut state.awaiting).keys().cloned().collect();
+        let nodes: Vec<String> = std::mem::take(&mut state.awaiting.nodes).keys().cloned().collect();
         g.fail_nodes(&nodes, code, message);
     }
 }

@@ -16,6 +16,7 @@ use crate::engine::launch::{FallBack, Launching};
 use crate::fact::FactKind;
 use crate::limits::backoff_ms;
 use crate::record::{LaunchIntent, Outcome, Record};
+use crate::report::LaunchError;
 use crate::site::{Account, Lifecycle, NodeGroup};
 
 /// A replay after this long could make a second fleet, should EC2 have forgotten the token.
@@ -293,12 +294,7 @@ impl Launching {
         g.cx.release(&unwanted, id);
         let now = g.cx.now.mono_ms;
         if ids.is_empty() {
-            let (code, message) = telling(&errors);
-            let class = errors
-                .iter()
-                .find(|error| error.code == code)
-                .map_or("capacity", |error| error.class.as_str());
-            let last = launch_error(g.cx.now.unix_ms, &code, class, &message, all.len());
+            let last = no_instance(g.cx.now.unix_ms, &errors, all.len());
             g.pools.note_failure(&mut g.cx, &group, last, least);
         } else {
             g.pools.pressure.remove(&group);
@@ -415,4 +411,12 @@ fn telling(errors: &[PoolError]) -> (String, String) {
             "EC2 launched fewer instances than asked for and gave no reason".into(),
         ),
     }
+}
+
+/// What people are shown of a launch that gave nothing.
+fn no_instance(unix_ms: u64, errors: &[PoolError], nodes: usize) -> LaunchError {
+    let (code, message) = telling(errors);
+    let class =
+        errors.iter().find(|error| error.code == code).map_or("capacity", |error| error.class.as_str());
+    launch_error(unix_ms, &code, class, &message, nodes)
 }
