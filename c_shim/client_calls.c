@@ -56,20 +56,6 @@ static uint32_t node_base_of(uint32_t node_state)
 	}
 }
 
-static uint32_t alloc_cpus_of(const node_info_t *node)
-{
-#if SLURM_VERSION_NUMBER < SLURM_VERSION_NUM(25, 5, 0)
-	uint16_t allocated = 0;
-
-	if (node->select_nodeinfo)
-		slurmctld.get_select_nodeinfo(node->select_nodeinfo, SELECT_NODEDATA_SUBCNT, NODE_STATE_ALLOCATED,
-					      &allocated);
-	return allocated;
-#else
-	return node->alloc_cpus;
-#endif
-}
-
 int32_t load_nodes(void *context, void *sink, void (*row)(void *sink, const struct ec2fleet_node *node))
 {
 	struct run *run = context;
@@ -95,15 +81,12 @@ int32_t load_nodes(void *context, void *sink, void (*row)(void *sink, const stru
 			.base = node_base_of(node->node_state),
 			.flags = node_flags_of(node->node_state),
 			.weight = node->weight,
-			.cpus = node->cpus,
-			.alloc_cpus = alloc_cpus_of(node),
 			.boot_time = node->boot_time,
 			.slurmd_start_time = node->slurmd_start_time,
 			.name = node->name,
 			.addr = node->node_addr,
 			.hostname = node->node_hostname,
 			.reason = node->reason,
-			.features = node->features,
 #if SLURM_VERSION_NUMBER >= SLURM_VERSION_NUM(23, 11, 0)
 			.instance_id = node->instance_id,
 			.instance_type = node->instance_type,
@@ -212,25 +195,6 @@ int32_t set_time_limit(void *context, uint32_t job_id, uint32_t minutes)
 	message.time_limit = minutes;
 	errno = 0;
 	int32_t status = status_of(slurmctld.update_job(&message));
-	leave(run);
-	return status;
-}
-
-int32_t requeue_job(void *context, uint32_t job_id)
-{
-	struct run *run = context;
-
-	if (!enter(run))
-		return EC2FLEET_CLOSED;
-	errno = 0;
-#if SLURM_VERSION_NUMBER >= SLURM_VERSION_NUM(26, 5, 0)
-	slurm_step_id_t job = SLURM_STEP_ID_INITIALIZER;
-
-	job.job_id = job_id;
-	int32_t status = status_of(slurmctld.requeue(job, JOB_RUNNING));
-#else
-	int32_t status = status_of(slurmctld.requeue(job_id, JOB_RUNNING));
-#endif
 	leave(run);
 	return status;
 }

@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 /* Raised by one when a structure, a constant or the meaning of a function changes. Both sides must agree exactly. */
-#define EC2FLEET_ABI_VERSION 4
+#define EC2FLEET_ABI_VERSION 5
 
 /*
  * What a function of either side returns. A positive value is an error number of slurmctld (slurm_errno.h);
@@ -49,19 +49,6 @@ enum ec2fleet_capability {
 	EC2FLEET_CAN_LIST_POWERED_DOWN = 8,	/* load_nodes has every node (23.02); before: see suspended_nodes */
 };
 
-/* Settings of slurm.conf as they are when the library starts. A string may be NULL. */
-struct ec2fleet_conf {
-	const char *cluster_name;
-	const char *slurm_conf;			/* path of slurm.conf */
-	const char *state_save_location;
-	uint32_t slurm_user_id;
-	uint32_t suspend_time;			/* seconds; UINT32_MAX: never */
-	uint32_t suspend_timeout;		/* seconds */
-	uint32_t resume_timeout;		/* seconds */
-	uint32_t slurmd_timeout;		/* seconds; 0: a silent node is never set down */
-	uint32_t reserved;
-};
-
 /*
  * One reading of the power bitmaps. A node is waking while power save is booting it and it is not powered down
  * (slurmctld leaves the boot bit on when a booting node is powered down by force). A node is suspended while it is
@@ -74,10 +61,8 @@ enum ec2fleet_power_flag {
 
 struct ec2fleet_power {
 	uint32_t flags;			/* EC2FLEET_POWER_* */
-	uint32_t node_slots;		/* size of the node table, counting empty slots */
-	int64_t last_node_update;	/* as it was under the lock */
-	uint64_t lock_wait_ns;		/* for all holds of the node read lock together */
-	uint64_t lock_held_ns;		/* the longest hold */
+	uint32_t reserved;
+	uint64_t lock_held_ns;		/* the longest hold of the node read lock */
 	/* Hostlists, NULL when empty. Valid until the next read_power. */
 	const char *waking;
 	const char *waking_ended;
@@ -146,8 +131,6 @@ struct ec2fleet_node {
 	uint32_t base;			/* EC2FLEET_NODE_UNKNOWN … _FUTURE */
 	uint32_t flags;			/* EC2FLEET_NODE_CLOUD | … */
 	uint32_t weight;
-	uint32_t cpus;
-	uint32_t alloc_cpus;
 	uint32_t reserved;
 	int64_t boot_time;
 	int64_t slurmd_start_time;
@@ -155,7 +138,6 @@ struct ec2fleet_node {
 	const char *addr;
 	const char *hostname;
 	const char *reason;
-	const char *features;		/* comma separated */
 	const char *instance_id;
 	const char *instance_type;
 };
@@ -191,7 +173,7 @@ struct ec2fleet_host {
 	uint32_t capabilities;		/* EC2FLEET_CAN_* */
 	void *context;
 	const char *config_dir;		/* EC2FLEET_CONFIG_DIR of slurmctld's environment, or NULL */
-	struct ec2fleet_conf conf;
+	const char *slurm_conf;		/* path of slurm.conf, or NULL */
 
 	/* 1 while this slurmctld is the controller in charge and its power saving runs, else 0. No lock. */
 	int32_t (*in_control)(void *context);
@@ -238,9 +220,8 @@ struct ec2fleet_host {
 	int32_t (*load_jobs)(void *context, const char *node_name, void *sink,
 			     void (*row)(void *sink, const struct ec2fleet_job *job));
 
-	/* The same kind of call: set a job's time limit in minutes; requeue a running job. */
+	/* The same kind of call: set a job's time limit in minutes. */
 	int32_t (*set_time_limit)(void *context, uint32_t job_id, uint32_t minutes);
-	int32_t (*requeue_job)(void *context, uint32_t job_id);
 
 	/* Text of a positive status. Valid until the next call of strerror. */
 	const char *(*strerror)(void *context, int32_t status);

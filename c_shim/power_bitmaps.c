@@ -27,9 +27,8 @@ static const struct timespec between_holds = { .tv_nsec = 50000 };
 /* In between EC2FLEET_OK and the errors of the contract: what was read does not belong together. */
 #define TABLE_CHANGED 1
 
-/* How long the lock was waited for and, at the longest, held. */
+/* How long the lock was held at the longest. */
 struct holds {
-	uint64_t wait_ns;
 	uint64_t longest_ns;
 	uint64_t since;
 };
@@ -44,12 +43,9 @@ static uint64_t monotonic_ns(void)
 
 static bool hold(struct run *run, struct holds *holds)
 {
-	uint64_t asked = monotonic_ns();
-
 	if (!enter_locked(run, node_read))
 		return false;
 	holds->since = monotonic_ns();
-	holds->wait_ns += holds->since - asked;
 	return true;
 }
 
@@ -233,12 +229,10 @@ static int32_t try_reading(struct run *run, struct holds *holds, bool full, stru
 		booting = slurmctld.bit_copy(theirs);
 		suspended = slurmctld.bit_copy(their_suspended);
 	}
-	out->last_node_update = *slurmctld.last_node_update;
 	let_go(run, holds);
 
 	out->flags = (reconfigured ? EC2FLEET_POWER_RECONFIGURED : 0) |
 		     (full || reconfigured ? EC2FLEET_POWER_FULL : 0);
-	out->node_slots = (uint32_t)table.slots;
 	if (booting) {
 		bitstr_t *waking = without(booting, suspended);
 		int32_t status = name_changes(run, holds, table, out->flags & EC2FLEET_POWER_FULL, waking, suspended);
@@ -273,7 +267,6 @@ int32_t read_power(void *context, uint32_t full, struct ec2fleet_power *out)
 		*out = (struct ec2fleet_power) { .flags = 0 };
 		status = try_reading(run, &holds, full, out);
 	}
-	out->lock_wait_ns = holds.wait_ns;
 	out->lock_held_ns = holds.longest_ns;
 	if (status) {
 		free_names(run);

@@ -104,9 +104,7 @@ static void log_line(void *context, uint32_t level, const char *message)
 void free_run(struct run *run)
 {
 	free_reading(run);
-	free(run->cluster_name);
 	free(run->slurm_conf);
-	free(run->state_save_location);
 	free(run);
 }
 
@@ -125,11 +123,9 @@ struct run *new_run(void)
 	const slurm_conf_t *conf = slurmctld.slurm_conf;
 
 	run->pid = getpid();
-	run->cluster_name = copy_of(conf->cluster_name);
 	run->slurm_conf = conf->slurm_conf ? realpath(conf->slurm_conf, NULL) : NULL;
 	if (!run->slurm_conf)
 		run->slurm_conf = copy_of(conf->slurm_conf);
-	run->state_save_location = copy_of(conf->state_save_location);
 	run->host = (struct ec2fleet_host) {
 		.abi_version = EC2FLEET_ABI_VERSION,
 		.size = sizeof(run->host),
@@ -147,16 +143,7 @@ struct run *new_run(void)
 			(slurmctld.node_did_resp ? EC2FLEET_CAN_KEEP_RESPONDING : 0),
 		.context = run,
 		.config_dir = getenv("EC2FLEET_CONFIG_DIR"),
-		.conf = {
-			.cluster_name = run->cluster_name,
-			.slurm_conf = run->slurm_conf,
-			.state_save_location = run->state_save_location,
-			.slurm_user_id = conf->slurm_user_id,
-			.suspend_time = conf->suspend_time,
-			.suspend_timeout = conf->suspend_timeout,
-			.resume_timeout = conf->resume_timeout,
-			.slurmd_timeout = conf->slurmd_timeout,
-		},
+		.slurm_conf = run->slurm_conf,
 		.in_control = in_control,
 		.last_node_update = last_node_update,
 		.read_power = read_power,
@@ -168,7 +155,6 @@ struct run *new_run(void)
 		.load_partitions = load_partitions,
 		.load_jobs = load_jobs,
 		.set_time_limit = set_time_limit,
-		.requeue_job = requeue_job,
 		.strerror = text_of,
 		.log = log_line,
 	};

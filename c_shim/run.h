@@ -41,9 +41,7 @@ struct run {
 	char *names[4];		/* waking, waking_ended, suspended, suspended_ended */
 	char *all_suspended;
 
-	char *cluster_name;
 	char *slurm_conf;
-	char *state_save_location;
 };
 
 extern struct slurmctld_symbols slurmctld;
@@ -82,6 +80,5 @@ int32_t load_partitions(void *context, void *sink,
 int32_t load_jobs(void *context, const char *node_name, void *sink,
 		  void (*row)(void *sink, const struct ec2fleet_job *job));
 int32_t set_time_limit(void *context, uint32_t job_id, uint32_t minutes);
-int32_t requeue_job(void *context, uint32_t job_id);
 
 #endif

@@ -62,10 +62,6 @@ static const struct wanted wanted[] = {
 	LIBSLURM(free_job_info_msg),
 	LIBSLURM(init_job_desc_msg),
 	LIBSLURM(update_job),
-	LIBSLURM(requeue),
-#if SLURM_VERSION_NUMBER < SLURM_VERSION_NUM(25, 5, 0)
-	LIBSLURM(get_select_nodeinfo),
-#endif
 };
 
 bool slurmctld_symbols_find(struct slurmctld_symbols *symbols, char *missing, size_t missing_size)

@@ -83,10 +83,6 @@ struct slurmctld_symbols {
 	__typeof__(slurm_free_job_info_msg) *free_job_info_msg;
 	__typeof__(slurm_init_job_desc_msg) *init_job_desc_msg;
 	__typeof__(slurm_update_job) *update_job;
-	__typeof__(slurm_requeue) *requeue;
-#if SLURM_VERSION_NUMBER < SLURM_VERSION_NUM(25, 5, 0)
-	__typeof__(slurm_get_select_nodeinfo) *get_select_nodeinfo;
-#endif
 };
 
 /*

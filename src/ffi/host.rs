@@ -44,7 +44,6 @@ pub(super) struct Table {
         Option<RowFn<abi::ec2fleet_job>>,
     ) -> i32,
     set_time_limit: unsafe extern "C" fn(*mut c_void, u32, u32) -> i32,
-    requeue_job: unsafe extern "C" fn(*mut c_void, u32) -> i32,
     strerror: unsafe extern "C" fn(*mut c_void, i32) -> *const c_char,
     log: unsafe extern "C" fn(*mut c_void, u32, *const c_char),
 }
@@ -75,18 +74,10 @@ impl Table {
         let host = unsafe { &*host };
         let options = PluginOptions {
             // SAFETY: strings of the table are null or valid while start runs.
-            slurm_conf: unsafe { text(host.conf.slurm_conf) }.map(PathBuf::from),
+            slurm_conf: unsafe { text(host.slurm_conf) }.map(PathBuf::from),
             // SAFETY: as above.
             config_dir: unsafe { text(host.config_dir) }.map(PathBuf::from),
             slurm_version: host.slurm_version,
-            // SAFETY: as above.
-            cluster_name: unsafe { text(host.conf.cluster_name) },
-            // SAFETY: as above.
-            state_save_location: unsafe { text(host.conf.state_save_location) }.map(PathBuf::from),
-            slurm_user_id: host.conf.slurm_user_id,
-            resume_timeout: host.conf.resume_timeout,
-            suspend_timeout: host.conf.suspend_timeout,
-            slurmd_timeout: host.conf.slurmd_timeout,
         };
         let table = Self::checked(host).ok_or(abi::EC2FLEET_INVALID)?;
         Ok((table, options))
@@ -107,7 +98,6 @@ impl Table {
             load_partitions: host.load_partitions?,
             load_jobs: host.load_jobs?,
             set_time_limit: host.set_time_limit?,
-            requeue_job: host.requeue_job?,
             strerror: host.strerror?,
             log: host.log?,
         })
@@ -328,16 +318,6 @@ impl Controller for Host {
                 let status = unsafe { (self.table.set_time_limit)(self.table.context, job.id, limit) };
                 outcome = outcome.and(self.outcome(&format!("the time limit of job {}", job.id), status));
             }
-        }
-        outcome
-    }
-
-    fn requeue_jobs(&mut self, node: &str) -> Result<(), SlurmError> {
-        let mut outcome = Ok(());
-        for job in self.running_jobs(node)? {
-            // SAFETY: a checked pointer and its own context.
-            let status = unsafe { (self.table.requeue_job)(self.table.context, job.id) };
-            outcome = outcome.and(self.outcome(&format!("the requeue of job {}", job.id), status));
         }
         outcome
     }

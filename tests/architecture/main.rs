@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The map of docs/architecture.md: which crate may depend on which, and what Cargo does not hold by itself.
 
+mod contract;
 mod members;
 mod specification;
 mod tiers;

@@ -423,16 +423,9 @@ int slurm_load_node(time_t since, node_info_msg_t **reply, uint16_t flags)
 		n->node_state = NODE_STATE_IDLE | NODE_STATE_CLOUD | (down ? NODE_STATE_POWERED_DOWN : 0) |
 				(!down && is_set(booting_node_bitmap, i) ? NODE_STATE_POWERING_UP : 0);
 		n->weight = 7;
-		n->cpus = 4;
 		n->boot_time = 11;
 		n->slurmd_start_time = 12;
 		n->reason = i == 0 ? strdup("why") : NULL;
-		n->features = strdup("cpu,a");
-#if SINCE(25, 5)
-		n->alloc_cpus = 2;
-#else
-		n->select_nodeinfo = (dynamic_plugin_data_t *)n;
-#endif
 #if SINCE(23, 11)
 		n->instance_id = strdup("i-0");
 		n->instance_type = strdup("c5.large");
@@ -446,7 +439,7 @@ void slurm_free_node_info_msg(node_info_msg_t *reply)
 	for (uint32_t i = 0; i < reply->record_count; i++) {
 		node_info_t *n = &reply->node_array[i];
 
-		free(n->name), free(n->node_addr), free(n->node_hostname), free(n->reason), free(n->features);
+		free(n->name), free(n->node_addr), free(n->node_hostname), free(n->reason);
 #if SINCE(23, 11)
 		free(n->instance_id), free(n->instance_type);
 #endif
@@ -454,16 +447,6 @@ void slurm_free_node_info_msg(node_info_msg_t *reply)
 	free(reply->node_array);
 	free(reply);
 }
-
-#if !SINCE(25, 5)
-int slurm_get_select_nodeinfo(dynamic_plugin_data_t *info, enum select_nodedata_type type, enum node_states state,
-			      void *data)
-{
-	CHECK(info && type == SELECT_NODEDATA_SUBCNT && state == NODE_STATE_ALLOCATED);
-	*(uint16_t *)data = 2;
-	return SLURM_SUCCESS;
-}
-#endif
 
 int slurm_load_partitions(time_t since, partition_info_msg_t **reply, uint16_t flags)
 {
@@ -527,7 +510,7 @@ void slurm_free_job_info_msg(job_info_msg_t *reply)
 	free(reply);
 }
 
-static uint32_t updated_job, updated_limit, requeued_job;
+static uint32_t updated_job, updated_limit;
 
 int slurm_update_job(job_desc_msg_t *m)
 {
@@ -539,21 +522,6 @@ int slurm_update_job(job_desc_msg_t *m)
 	updated_job = m->job_id;
 #endif
 	updated_limit = m->time_limit;
-	return SLURM_SUCCESS;
-}
-
-#if SINCE(26, 5)
-int slurm_requeue(slurm_step_id_t step, uint32_t flags)
-{
-	uint32_t job = step.job_id;
-#else
-int slurm_requeue(uint32_t job, uint32_t flags)
-{
-#endif
-	if (answer() != SLURM_SUCCESS)
-		return SLURM_ERROR;
-	CHECK(flags == JOB_RUNNING);
-	requeued_job = job;
 	return SLURM_SUCCESS;
 }
 
@@ -665,8 +633,7 @@ static struct ec2fleet_power read_power(uint32_t full)
 	/* Without a change there is nothing to name. */
 	if (!power.waking && !power.waking_ended && !power.suspended && !power.suspended_ended)
 		CHECK(atomic_load(&lock_count) == locks_before + 1);
-	CHECK(power.last_node_update == last_node_update);
-	CHECK(power.lock_held_ns < 10000000000ull && power.lock_wait_ns < 10000000000ull);
+	CHECK(power.lock_held_ns < 10000000000ull);
 	return power;
 }
 
@@ -784,7 +751,6 @@ static void check_power(void)
 	set(POWER_BITMAP, 69, true);
 	expect(0, first, NULL, NULL, "cpu-a-3,cpu-a-69", NULL);
 	expect(0, 0, NULL, NULL, NULL, NULL);
-	CHECK(read_power(0).node_slots == 70);
 
 	/* Power save wakes two nodes. */
 	set(POWER_BITMAP, 3, false), set(POWER_BITMAP, 69, false);
@@ -954,14 +920,13 @@ static void node_row(void *sink, const struct ec2fleet_node *node)
 	CHECK(!locked);
 	if (rows->count++)
 		return;
-	CHECK(node->base == EC2FLEET_NODE_IDLE && node->weight == 7 && node->cpus == 4);
+	CHECK(node->base == EC2FLEET_NODE_IDLE && node->weight == 7);
 	CHECK(node->flags == (EC2FLEET_NODE_CLOUD | EC2FLEET_NODE_POWERED_DOWN));
-	CHECK(node->alloc_cpus == 2 && node->boot_time == 11 && node->slurmd_start_time == 12);
+	CHECK(node->boot_time == 11 && node->slurmd_start_time == 12);
 	CHECK_TEXT(node->name, "cpu-a-0");
 	CHECK_TEXT(node->addr, "cpu-a-0");
 	CHECK_TEXT(node->hostname, "host");
 	CHECK_TEXT(node->reason, "why");
-	CHECK_TEXT(node->features, "cpu,a");
 	CHECK_TEXT(node->instance_id, SINCE(23, 11) ? "i-0" : NULL);
 	CHECK_TEXT(node->instance_type, SINCE(23, 11) ? "c5.large" : NULL);
 }
@@ -1002,7 +967,6 @@ static void check_client_calls(void)
 	CHECK(host->load_jobs(host->context, "cpu-a-1", &rows, job_row) == EC2FLEET_OK);
 	CHECK(rows.count == 3 && rows.ids[0] == 5 && rows.ids[1] == 8 && rows.ids[2] == 10);
 	CHECK(host->set_time_limit(host->context, 5, 45) == EC2FLEET_OK && updated_job == 5 && updated_limit == 45);
-	CHECK(host->requeue_job(host->context, 10) == EC2FLEET_OK && requeued_job == 10);
 
 	CHECK(host->load_nodes(host->context, &rows, NULL) == EC2FLEET_INVALID);
 	CHECK(host->load_partitions(host->context, &rows, NULL) == EC2FLEET_INVALID);
@@ -1013,8 +977,7 @@ static void check_client_calls(void)
 	CHECK(host->load_nodes(host->context, &rows, node_row) == ESLURM_IN_STANDBY_MODE);
 	CHECK(host->load_partitions(host->context, &rows, partition_row) == ESLURM_IN_STANDBY_MODE);
 	CHECK(host->load_jobs(host->context, "cpu-a-1", &rows, job_row) == ESLURM_IN_STANDBY_MODE);
-	CHECK(host->set_time_limit(host->context, 5, 45) == ESLURM_IN_STANDBY_MODE);
-	CHECK(host->requeue_job(host->context, 5) == ESLURM_IN_STANDBY_MODE && rows.count == 0);
+	CHECK(host->set_time_limit(host->context, 5, 45) == ESLURM_IN_STANDBY_MODE && rows.count == 0);
 	call_error = 0;
 }
 
@@ -1050,7 +1013,6 @@ static void check_closed(void)
 	CHECK(host->load_partitions(host->context, &rows, partition_row) == EC2FLEET_CLOSED);
 	CHECK(host->load_jobs(host->context, name, &rows, job_row) == EC2FLEET_CLOSED);
 	CHECK(host->set_time_limit(host->context, 1, 1) == EC2FLEET_CLOSED);
-	CHECK(host->requeue_job(host->context, 1) == EC2FLEET_CLOSED);
 	CHECK(atomic_load(&lock_count) == locks_before && !locked);
 }
 
@@ -1071,12 +1033,8 @@ static void calls(int count)
 	CHECK(atomic_load(&starts) == 1);
 	CHECK(host->abi_version == EC2FLEET_ABI_VERSION && host->size == sizeof(*host));
 	CHECK(host->slurm_version == SLURM_VERSION_NUMBER);
-	CHECK_TEXT(host->conf.cluster_name, "fake");
-	CHECK_TEXT(host->conf.slurm_conf, "/nowhere/slurm.conf");
-	CHECK_TEXT(host->conf.state_save_location, "/nowhere/state");
+	CHECK_TEXT(host->slurm_conf, "/nowhere/slurm.conf");
 	CHECK_TEXT(host->config_dir, getenv("EC2FLEET_CONFIG_DIR"));
-	CHECK(host->conf.slurm_user_id == 64030 && host->conf.suspend_time == UINT32_MAX);
-	CHECK(host->conf.resume_timeout == 60 && host->conf.suspend_timeout == 30 && host->conf.slurmd_timeout == 300);
 	CHECK(host->in_control(host->context) == 0);
 	power_save_started = true;
 	CHECK(host->in_control(host->context) == 1);
@@ -1266,15 +1224,11 @@ int main(int argc, char **argv)
 	CHECK(argc > 2);
 	main_thread = pthread_self();
 	slurm_conf = (slurm_conf_t) {
-		.cluster_name = "fake", .slurm_conf = "/nowhere/slurm.conf", .state_save_location = "/nowhere/state",
-		.slurm_user_id = 64030, .suspend_time = INFINITE, .suspend_timeout = 30, .resume_timeout = 60,
-		.slurmd_timeout = 300, .resume_program = "/resume", .suspend_program = "/suspend",
+		.slurm_conf = "/nowhere/slurm.conf", .resume_program = "/resume", .suspend_program = "/suspend",
 		.last_update = 1000,
 	};
 	if (getenv("FAKE_SLURM_CONF"))
 		slurm_conf.slurm_conf = getenv("FAKE_SLURM_CONF");
-	if (getenv("FAKE_STATE_SAVE_LOCATION"))
-		slurm_conf.state_save_location = getenv("FAKE_STATE_SAVE_LOCATION");
 	load_plugin(argv[1]);
 	if (!strcmp(scenario, "calls"))
 		calls(count);

@@ -81,7 +81,6 @@ static int32_t read_power(void *given, uint32_t full, struct ec2fleet_power *out
 	switch (answer) {
 	case EVENTS:
 		out->flags = full || turn == 0 ? EC2FLEET_POWER_FULL : 0;
-		out->node_slots = 4;
 		out->lock_held_ns = 1;
 		if (turn % 2)
 			out->waking_ended = "other-a-[0-3]", out->suspended = "other-a-[0-3]";
@@ -146,7 +145,7 @@ static int32_t load_nodes(void *given, void *sink, void (*row)(void *, const str
 {
 	static const struct ec2fleet_node nodes[] = {
 		{ .base = EC2FLEET_NODE_IDLE, .flags = EC2FLEET_NODE_CLOUD | EC2FLEET_NODE_POWERED_DOWN,
-		  .name = "other-a-0", .addr = "other-a-0", .hostname = "other-a-0", .features = "a" },
+		  .name = "other-a-0", .addr = "other-a-0", .hostname = "other-a-0" },
 		{ .base = 77, .flags = UINT32_MAX, .name = "other-a-1", .boot_time = -1 },
 		{ .name = "other-\xff", .reason = "\xfe" },
 		{ .base = EC2FLEET_NODE_IDLE },
@@ -190,13 +189,6 @@ static int32_t set_time_limit(void *given, uint32_t job_id, uint32_t minutes)
 	return EC2FLEET_OK;
 }
 
-static int32_t requeue_job(void *given, uint32_t job_id)
-{
-	check_caller(given);
-	CHECK(job_id);
-	return EC2FLEET_OK;
-}
-
 static const char *text_of(void *given, int32_t status)
 {
 	check_caller(given);
@@ -218,9 +210,7 @@ static struct ec2fleet_host good_table(void)
 		.capabilities = EC2FLEET_CAN_KEEP_RESPONDING,
 		.context = context,
 		.config_dir = getenv("EC2FLEET_CONFIG_DIR"),
-		.conf = { .cluster_name = "fake", .slurm_conf = getenv("FAKE_SLURM_CONF"),
-			  .state_save_location = getenv("FAKE_STATE_SAVE_LOCATION"), .slurm_user_id = getuid(),
-			  .suspend_time = 60, .suspend_timeout = 30, .resume_timeout = 60, .slurmd_timeout = 300 },
+		.slurm_conf = getenv("FAKE_SLURM_CONF"),
 		.in_control = in_control,
 		.last_node_update = last_node_update,
 		.read_power = read_power,
@@ -232,7 +222,6 @@ static struct ec2fleet_host good_table(void)
 		.load_partitions = load_partitions,
 		.load_jobs = load_jobs,
 		.set_time_limit = set_time_limit,
-		.requeue_job = requeue_job,
 		.strerror = text_of,
 		.log = log_line,
 	};
@@ -302,7 +291,7 @@ static void bad_tables(void)
 		CHECK(start(&table) == EC2FLEET_INVALID);
 		functions++;
 	}
-	CHECK(functions == 14);
+	CHECK(functions == 13);
 	CHECK(stop(0) == EC2FLEET_OK && !host_thread_known);
 }
 
@@ -351,7 +340,7 @@ static void errors(void)
 	stopped();
 	/* Without the optional strings, too. */
 	table.config_dir = getenv("EC2FLEET_CONFIG_DIR");
-	memset(&table.conf, 0, sizeof(table.conf));
+	table.slurm_conf = NULL;
 	started(&table);
 	stopped();
 	CHECK(atomic_load(&calls_after_stop) == 0);

@@ -216,7 +216,6 @@ impl Site {
         command
             .env("EC2FLEET_CONFIG_DIR", path)
             .env("FAKE_SLURM_CONF", path.join("slurm.conf"))
-            .env("FAKE_STATE_SAVE_LOCATION", path.join("state"))
             .env("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
@@ -255,7 +254,7 @@ fn the_shim_stays_passive_and_says_why() {
         for (program, library, cause) in [
             ("fake", missing.clone(), "missing.so could not be loaded"),
             ("fake", built.shim(), "is not a library of slurm-ec2-fleet"),
-            ("fake", built.file("other-abi.so"), "has plugin interface 999 and this plugin has 4"),
+            ("fake", built.file("other-abi.so"), "has plugin interface 999 and this plugin has 5"),
             (
                 "fake-without-SCHEDULE_NODE_SAVE",
                 built.file("probe.so"),

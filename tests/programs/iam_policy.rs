@@ -257,7 +257,7 @@ fn a_launch_may_use_what_its_template_names() {
     assert!(!allows(&policy, "ec2:RunInstances", &ec2("subnet/subnet-33333333"), &[]));
 }
 
-/// Each call of src/core/relocation.rs on what it is made for, with the tags that this has by then.
+/// Each call of crates/core/src/relocation.rs on what it is made for, with the tags that this has by then.
 #[test]
 fn every_step_of_a_move_is_allowed() {
     let policy = printed(&[moving()], &["--no-tool"]);

@@ -218,10 +218,6 @@ pub enum SlurmRequest {
         node: String,
         minutes: u32,
     },
-    /// Requeue the running jobs of this node.
-    RequeueJobs {
-        node: String,
-    },
 }
 
 impl SlurmRequest {
@@ -234,7 +230,6 @@ impl SlurmRequest {
             Self::KeepResponding { nodes } => format!("keeping {} sleeping nodes alive", nodes.len()),
             Self::StartReadyJobs => "starting jobs whose nodes are up".into(),
             Self::ExtendJobs { node, .. } => format!("more time for the jobs of {node}"),
-            Self::RequeueJobs { node } => format!("requeueing the jobs of {node}"),
         }
     }
 }

@@ -208,7 +208,6 @@ fn answer(controller: &mut dyn Controller, request: &SlurmRequest) -> SlurmResul
         SlurmRequest::ExtendJobs { node, minutes } => {
             controller.extend_jobs(node, *minutes).map(|()| SlurmReply::Done)
         }
-        SlurmRequest::RequeueJobs { node } => controller.requeue_jobs(node).map(|()| SlurmReply::Done),
     }
 }
 
@@ -258,9 +257,6 @@ mod tests {
             Ok(Vec::new())
         }
         fn extend_jobs(&mut self, _: &str, _: u32) -> Result<(), SlurmError> {
-            Ok(())
-        }
-        fn requeue_jobs(&mut self, _: &str) -> Result<(), SlurmError> {
             Ok(())
         }
         fn log(&self, _: HostLogLevel, _: &str) {}

@@ -25,18 +25,6 @@ pub struct PluginOptions {
     pub config_dir: Option<PathBuf>,
     /// `SLURM_VERSION_NUMBER` that the shim was built for.
     pub slurm_version: u32,
-    /// `ClusterName` of slurm.conf.
-    pub cluster_name: Option<String>,
-    /// `StateSaveLocation` of slurm.conf.
-    pub state_save_location: Option<PathBuf>,
-    /// The user that slurmctld runs as.
-    pub slurm_user_id: u32,
-    /// `ResumeTimeout` of slurm.conf, seconds.
-    pub resume_timeout: u32,
-    /// `SuspendTimeout` of slurm.conf, seconds.
-    pub suspend_timeout: u32,
-    /// `SlurmdTimeout` of slurm.conf, seconds; 0: a silent node is never set down.
-    pub slurmd_timeout: u32,
 }
 
 /// Worker threads of the runtime: one for the engine, one for everything that waits.

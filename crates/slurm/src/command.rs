@@ -70,7 +70,6 @@ impl CommandSlurm {
                 message: "only the plugin inside slurmctld can reset the clock of SlurmdTimeout".into(),
             }),
             SlurmRequest::ExtendJobs { node, minutes } => self.extend_jobs(node, *minutes),
-            SlurmRequest::RequeueJobs { node } => self.requeue_jobs(node),
         }
     }
 
@@ -287,21 +286,6 @@ impl CommandSlurm {
         let output = self.scontrol(&what, &["-a", "-o", "show", "partition", partition])?;
         let value = output.stdout.split(' ').find_map(|pair| pair.strip_prefix("MaxTime="));
         Ok(value.and_then(parse_limit_minutes))
-    }
-
-    fn requeue_jobs(&self, node: &str) -> SlurmResult {
-        let jobs = self.squeue(node, "RUNNING,SUSPENDED,CONFIGURING", "%A")?;
-        for id in jobs.split_whitespace() {
-            match self.scontrol(&format!("a requeue of job {id}"), &["requeue", id]) {
-                // It was requeued, or has ended, since it was listed.
-                Err(SlurmError::Refused { message, .. })
-                    if message.contains("pending execution")
-                        || message.contains("Invalid job id")
-                        || message.contains("already completing or completed") => {}
-                other => drop(other?),
-            }
-        }
-        Ok(SlurmReply::Done)
     }
 
     fn squeue(&self, node: &str, states: &str, format: &str) -> Result<String, SlurmError> {

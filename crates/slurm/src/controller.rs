@@ -56,12 +56,6 @@ pub trait Controller {
     /// What slurmctld answered.
     fn extend_jobs(&mut self, node: &str, minutes: u32) -> Result<(), SlurmError>;
 
-    /// Requeue the running jobs of a node.
-    ///
-    /// # Errors
-    /// What slurmctld answered.
-    fn requeue_jobs(&mut self, node: &str) -> Result<(), SlurmError>;
-
     /// One line into slurmctld's log.
     fn log(&self, level: HostLogLevel, message: &str);
 }

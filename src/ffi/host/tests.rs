@@ -16,7 +16,6 @@ struct Fake {
     states: RefCell<Vec<u32>>,
     weights: RefCell<Vec<u32>>,
     limits: RefCell<Vec<(u32, u32)>>,
-    requeued: RefCell<Vec<u32>>,
     kept: RefCell<Vec<String>>,
     log: RefCell<Vec<(u32, String)>>,
 }
@@ -30,11 +29,7 @@ impl Fake {
             capabilities: self.capabilities,
             context: std::ptr::from_ref(self).cast_mut().cast(),
             config_dir: c"/etc/fleet".as_ptr(),
-            conf: abi::ec2fleet_conf {
-                cluster_name: c"c1".as_ptr(),
-                slurm_conf: c"/etc/slurm/slurm.conf".as_ptr(),
-                ..Default::default()
-            },
+            slurm_conf: c"/etc/slurm/slurm.conf".as_ptr(),
             in_control: Some(in_control),
             last_node_update: Some(last_node_update),
             read_power: Some(read_power),
@@ -46,15 +41,14 @@ impl Fake {
             load_partitions: Some(load_partitions),
             load_jobs: Some(load_jobs),
             set_time_limit: Some(set_time_limit),
-            requeue_job: Some(requeue_job),
             strerror: Some(strerror),
             log: Some(log),
         };
         // SAFETY: a whole table of this build's version.
         let (table, options) = unsafe { Table::of(&raw const host) }.expect("a good table");
         assert_eq!(options.config_dir.as_deref(), Some(std::path::Path::new("/etc/fleet")));
-        assert_eq!(options.cluster_name.as_deref(), Some("c1"));
-        assert_eq!(options.state_save_location, None);
+        assert_eq!(options.slurm_conf.as_deref(), Some(std::path::Path::new("/etc/slurm/slurm.conf")));
+        assert_eq!(options.slurm_version, 0x16_05_08);
         Host::new(table)
     }
 }
@@ -192,12 +186,6 @@ unsafe extern "C" fn set_time_limit(context: *mut c_void, job: u32, minutes: u32
     let fake = unsafe { fake(context) };
     fake.limits.borrow_mut().push((job, minutes));
     // The first job is refused; the others must be asked for all the same.
-    if job == 1 { 2021 } else { fake.status }
-}
-
-unsafe extern "C" fn requeue_job(context: *mut c_void, job: u32) -> i32 {
-    let fake = unsafe { fake(context) };
-    fake.requeued.borrow_mut().push(job);
     if job == 1 { 2021 } else { fake.status }
 }
 
@@ -414,10 +402,6 @@ fn jobs_are_lengthened_up_to_their_partition() {
     assert!(matches!(error, SlurmError::Refused { what, errno: 2021, .. } if what.contains("job 1")));
     // 2 is capped, 3 is at the cap, 4 is suspended, 5 has no limit, 6 has a partition that is gone.
     assert_eq!(fake.limits.take(), [(1, 40), (2, 60), (6, 1030)]);
-
-    let error = fake.host().requeue_jobs("cpu-a-1").unwrap_err();
-    assert!(matches!(error, SlurmError::Refused { what, .. } if what.contains("job 1")));
-    assert_eq!(fake.requeued.take(), [1, 2, 3, 5, 6]);
 
     assert_eq!(extended(u32::MAX - 5, 30, u32::MAX), Some(u32::MAX - 1));
 }
