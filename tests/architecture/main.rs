@@ -3,6 +3,7 @@
 
 mod contract;
 mod members;
+mod pages;
 mod specification;
 mod tiers;
 

@@ -484,6 +484,18 @@ fn the_document_is_the_list() {
     assert_eq!(text, list::document(), "make it anew: ec2fleet doctor --list > docs/doctor.md");
 }
 
+/// docs/configuration.md says more of each setting than the list; its headings are the ids that the command prints.
+#[test]
+fn the_headings_about_slurm_conf_are_the_ids_of_its_checks() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+    let text = std::fs::read_to_string(path).expect("docs/configuration.md");
+    let section = text.split("\n## ").find(|part| part.starts_with("slurm.conf\n")).expect("a section");
+    let headings: BTreeSet<&str> = section.lines().filter_map(|line| line.strip_prefix("#### ")).collect();
+    let ids: BTreeSet<&str> =
+        list::CHECKS.iter().filter(|check| check.category == "slurm.conf").map(|check| check.id).collect();
+    assert_eq!(headings, ids);
+}
+
 #[test]
 fn what_hinders_hibernation_is_said_with_its_place_in_partitions_json() {
     let table: [(&str, &str, Change); 4] = [
