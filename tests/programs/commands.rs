@@ -236,7 +236,6 @@ fn status() -> StatusReport {
             path: "/var/spool/slurm/ec2fleet/journal".into(),
             bytes: 20_480,
             open_intents: 1,
-            synced_unix_ms: Some(NOW - 100),
             error: None,
         },
         warnings: vec!["PrivateData=cloud is not set: powered-down nodes are hidden".into()],
@@ -291,15 +290,12 @@ fn events(filter: &EventFilter) -> EventsReport {
     let mut all = vec![
         EventReport {
             nodes: "aws-spot-[0-7]".into(),
-            job_id: Some(17),
             ..event(1, "power-up-seen", "Slurm wants 8 nodes up.")
         },
         EventReport {
             severity: Severity::Warning,
             group: Some("aws-spot".into()),
-            fleet_id: Some("fleet-1".into()),
             request_id: Some("req-1".into()),
-            cause: Some(1),
             ..event(2, "create-fleet-failed", "InsufficientInstanceCapacity in\n2 pools.")
         },
         EventReport { uid: Some(1_000), ..event(3, "paused", "Operations are paused: zone move") },

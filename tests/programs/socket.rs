@@ -130,7 +130,6 @@ fn every_operation_survives_the_wire() {
         Operation::Nodes { nodes: Some(nodes()) },
         Operation::Events { filter: Default::default() },
         Operation::Explain { subject: ec2fleet_control::protocol::Subject::Node("n1".into()) },
-        Operation::Explain { subject: ec2fleet_control::protocol::Subject::Job(4) },
         Operation::Reload,
         Operation::LogLevel { level: "DEBUG".into() },
         Operation::Gc,

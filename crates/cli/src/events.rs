@@ -106,12 +106,6 @@ fn line(event: &EventReport) -> String {
     if let Some(id) = &event.instance_id {
         details.push(id.clone());
     }
-    if let Some(id) = &event.fleet_id {
-        details.push(id.clone());
-    }
-    if let Some(job) = event.job_id {
-        details.push(format!("job {job}"));
-    }
     if let Some(id) = &event.request_id {
         details.push(format!("request {id}"));
     }
@@ -128,8 +122,8 @@ fn line(event: &EventReport) -> String {
 /// When the plugin does not answer, or does not know the node or job.
 pub fn explain(context: &Context, args: &args::Explain, out: &mut Output) -> Result<Exit, CliError> {
     let report = match subject(&args.subject)? {
-        Subject::Node(name) => explain_node(context, name)?,
-        Subject::Job(id) => explain_job(context, id)?,
+        Asked::Node(name) => explain_node(context, name)?,
+        Asked::Job(id) => explain_job(context, id)?,
     };
     if out.json {
         out.json(&report)?;
@@ -204,14 +198,20 @@ fn explain_job(context: &Context, id: u32) -> Result<ExplainReport, CliError> {
     Ok(report)
 }
 
+/// What the administrator asks about. The plugin knows nodes alone.
+enum Asked {
+    Node(String),
+    Job(u32),
+}
+
 /// Node names never consist of digits alone, since they begin with a partition's name and a dash.
-fn subject(text: &str) -> Result<Subject, CliError> {
+fn subject(text: &str) -> Result<Asked, CliError> {
     let job = text.strip_prefix("job:").unwrap_or(text);
     if let Ok(id) = job.parse() {
-        return Ok(Subject::Job(id));
+        return Ok(Asked::Job(id));
     }
     match hostlist::expand(text)?.as_slice() {
-        [node] => Ok(Subject::Node(node.clone())),
+        [node] => Ok(Asked::Node(node.clone())),
         _ => Err(CliError::new(ErrorKind::Usage, format!("\"{text}\" is neither one node nor one job."))
             .hint("Give the name of a node (aws-spot-3) or the id of a job (17).")),
     }

@@ -162,7 +162,6 @@ impl Offline {
                 bytes: journal.map_or(0, |peeked| peeked.bytes),
                 open_intents: journal
                     .map_or(0, |peeked| u32::try_from(peeked.state.open.len()).unwrap_or(u32::MAX)),
-                synced_unix_ms: None,
                 error: match &self.journal {
                     Err(error) => Some(error.clone()),
                     Ok(Some(peeked)) if peeked.damaged => Some("it is damaged".into()),

@@ -19,7 +19,7 @@ pub fn run(context: &Context, out: &mut Output) -> Result<Exit, CliError> {
         print(&report, out)?;
     }
     Ok(match report.mode {
-        Mode::Active | Mode::Standby => Exit::Success,
+        Mode::Active => Exit::Success,
         Mode::Passive { .. } => Exit::Failed,
         Mode::NotRunning { .. } => Exit::NotRunning,
         Mode::NotPermitted { .. } => Exit::NotPermitted,
@@ -109,7 +109,6 @@ pub fn print(report: &StatusReport, out: &mut Output) -> Result<(), CliError> {
 fn heading(report: &StatusReport, out: &mut Output) -> Result<(), CliError> {
     let (style, mode) = match &report.mode {
         Mode::Active => (Style::Good, "active".to_owned()),
-        Mode::Standby => (Style::Plain, "standby: another controller is the primary one".to_owned()),
         Mode::Passive { reason } => (Style::Bad, format!("PASSIVE: {reason}")),
         Mode::NotRunning { reason } => (Style::Bad, format!("NOT RUNNING: {reason}")),
         Mode::NotPermitted { reason } => (Style::Warning, format!("not known: {reason}")),

@@ -178,7 +178,6 @@ pub struct EventFilter {
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
     Node(String),
-    Job(u32),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -274,8 +273,6 @@ pub enum RefusalKind {
     Timeout,
     /// The plugin watches only; the programs do the work themselves.
     Passive,
-    /// Another controller is the primary one.
-    Standby,
     /// No such node, job or group.
     NotFound,
     /// What was asked for is not possible now.
@@ -291,6 +288,6 @@ impl RefusalKind {
     /// Whether a program that got this should do the work itself.
     #[must_use]
     pub fn program_takes_over(self) -> bool {
-        matches!(self, Self::Passive | Self::Standby | Self::Timeout | Self::Version)
+        matches!(self, Self::Passive | Self::Timeout | Self::Version)
     }
 }

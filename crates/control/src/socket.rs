@@ -50,8 +50,6 @@ pub struct SocketOptions {
     pub idle_timeout: Duration,
     /// The engine must answer within this time.
     pub reply_timeout: Duration,
-    /// Let every user of this machine ask the read-only operations (mode 0666 instead of 0600).
-    pub read_by_everyone: bool,
 }
 
 impl Default for SocketOptions {
@@ -62,7 +60,6 @@ impl Default for SocketOptions {
             max_line: MAX_LINE / 4,
             idle_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(20),
-            read_by_everyone: false,
         }
     }
 }
@@ -150,8 +147,7 @@ impl Socket {
             _ => {}
         }
         let listener = StdListener::bind(&fresh).map_err(failed("bind", &fresh))?;
-        let mode = if options.read_by_everyone { 0o666 } else { 0o600 };
-        std::fs::set_permissions(&fresh, PermissionsExt::from_mode(mode))
+        std::fs::set_permissions(&fresh, PermissionsExt::from_mode(0o600))
             .map_err(failed("set the mode of", &fresh))?;
         let found = std::fs::symlink_metadata(&fresh).map_err(failed("look at", &fresh))?;
         std::fs::rename(&fresh, path).map_err(failed("rename a new socket to", path))?;
@@ -304,9 +300,6 @@ impl Connection {
         if peer.uid == 0 || peer.uid == self.owner {
             return Ok(());
         }
-        if self.options.read_by_everyone && request.op.is_read_only() {
-            return Ok(());
-        }
         Err(Box::new(Response::refused(
             RefusalKind::NotPermitted,
             format!("user {} may not ask for {}", peer.uid, request.op.name()),
@@ -387,12 +380,9 @@ mod tests {
     use super::*;
     use crate::protocol::{Answer, Operation};
 
-    fn refused(read_by_everyone: bool, uid: u32, op: Operation) -> bool {
-        let connection = Connection {
-            owner: 64030,
-            options: SocketOptions { read_by_everyone, ..SocketOptions::default() },
-            commands: mpsc::channel(1).0,
-        };
+    fn refused(uid: u32, op: Operation) -> bool {
+        let connection =
+            Connection { owner: 64030, options: SocketOptions::default(), commands: mpsc::channel(1).0 };
         match connection.authorise(&Request::new(op), Peer { uid, gid: uid, pid: None }) {
             Ok(()) => false,
             Err(response) => {
@@ -404,19 +394,15 @@ mod tests {
         }
     }
 
-    /// Root and the owner may do everything; others look, and only where that was configured.
     #[test]
     fn who_may_ask_for_what() {
         let suspend = || Operation::Suspend { nodes: "n1".into() };
-        for everyone in [false, true] {
-            for uid in [0, 64030] {
-                assert!(!refused(everyone, uid, suspend()));
-                assert!(!refused(everyone, uid, Operation::Status));
-            }
-            assert!(refused(everyone, 1000, suspend()));
-            assert!(refused(everyone, 1000, Operation::Reload));
+        for uid in [0, 64030] {
+            assert!(!refused(uid, suspend()));
+            assert!(!refused(uid, Operation::Status));
         }
-        assert!(refused(false, 1000, Operation::Status));
-        assert!(!refused(true, 1000, Operation::Status));
+        for op in [suspend(), Operation::Reload, Operation::Status] {
+            assert!(refused(1000, op));
+        }
     }
 }

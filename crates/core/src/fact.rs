@@ -60,7 +60,6 @@ pub enum FactKind {
     PoolCooling,
     /// A node group is closed after repeated launch failures.
     GroupProtected,
-    GroupOpened,
     /// An administrator, or one of Slurm's programs, asked for an operation.
     OperationAsked,
     NodeReset,
@@ -79,10 +78,6 @@ pub enum FactKind {
     Started,
     /// A defect ended the engine; it began again from its journal.
     Restarted,
-    Stopped,
-    /// The plugin no longer acts; the programs take over.
-    Passive,
-    QueueOverflow,
     FleetDeleted,
     /// A node group has another fleet from now on.
     FleetReplaced,
@@ -92,7 +87,6 @@ pub enum FactKind {
     NodeAsleep,
     NodeAwake,
     SpotFallback,
-    InterruptionNotice,
     /// A step of the move of a hibernated instance's disks to an on-demand instance.
     NodeMoving,
     NodeMoved,
@@ -126,16 +120,13 @@ impl FactKind {
             | Self::CloudUnknown
             | Self::SlurmUnknown
             | Self::GroupProtected
-            | Self::QueueOverflow
             | Self::HostsRefused
             | Self::Restarted
             | Self::MoveFailed
             | Self::MoveDelayed
             | Self::VolumesLeft
             | Self::TagsFailed => Severity::Warning,
-            Self::JournalDamaged | Self::JournalRefused | Self::ConfigRefused | Self::Passive => {
-                Severity::Error
-            }
+            Self::JournalDamaged | Self::JournalRefused | Self::ConfigRefused => Severity::Error,
             Self::Throttled
             | Self::PoolCooling
             | Self::CreateFleetRepeated

@@ -21,8 +21,6 @@ pub enum Mode {
     Active,
     /// It watches and acts on nothing until an administrator has removed the cause.
     Passive { reason: String },
-    /// Another controller is the primary one.
-    Standby,
     /// No plugin answered; what is shown was read from Slurm and the journal by the command itself.
     NotRunning { reason: String },
     /// The caller may not ask the plugin; what is shown was read from Slurm by the command itself.
@@ -221,8 +219,6 @@ pub struct JournalReport {
     /// Intents written and not answered by EC2 yet.
     pub open_intents: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub synced_unix_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
@@ -308,7 +304,7 @@ pub struct EventReport {
     pub seq: u64,
     pub unix_ms: u64,
     pub severity: Severity,
-    /// A short fixed name, such as `fleet-launched`.
+    /// A short fixed name, such as `fleet-created`.
     pub kind: String,
     /// What happened and why, in one sentence.
     pub text: String,
@@ -319,11 +315,7 @@ pub struct EventReport {
     pub group: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fleet_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub job_id: Option<u32>,
-    /// EC2's request id.
+    /// EC2's request id, of a call that it refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// Every instance concerned.
@@ -341,9 +333,6 @@ pub struct EventReport {
     /// Who asked for it, if an administrator did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
-    /// `seq` of the event that led to this one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cause: Option<u64>,
 }
 
 impl EventReport {

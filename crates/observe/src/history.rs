@@ -7,6 +7,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use ec2fleet_core::ec2_api::CloudError;
 use ec2fleet_core::fact::Fact;
 use ec2fleet_core::hostlist;
 use ec2fleet_core::report::EventReport;
@@ -21,6 +22,36 @@ const ROTATE_BYTES: u64 = 32 << 20;
 const READ_BACK: u64 = 4 << 20;
 
 pub const FILE_NAME: &str = "events.jsonl";
+
+/// What facts follow from, as far as it is to be told with them.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// Who asked, if an administrator did.
+    pub uid: Option<u32>,
+    /// A call that EC2 has just refused: its error code and its request id.
+    refused: Option<(String, String)>,
+}
+
+impl Origin {
+    /// An administrator's request.
+    #[must_use]
+    pub fn user(uid: u32) -> Self {
+        Self { uid: Some(uid), refused: None }
+    }
+
+    /// EC2's answer to a call that it did not do.
+    #[must_use]
+    pub fn refusal(error: &CloudError) -> Self {
+        let refused = error.request_id.clone().map(|id| (error.code.clone(), id));
+        Self { uid: None, refused }
+    }
+
+    /// What else is decided at the same moment is not of that call: it does not have its error code.
+    fn request_id_for(&self, fact: &Fact) -> Option<String> {
+        let (code, id) = self.refused.as_ref()?;
+        (fact.code.as_ref() == Some(code)).then(|| id.clone())
+    }
+}
 
 /// The events, newest last.
 #[derive(Debug)]
@@ -45,12 +76,13 @@ impl History {
     }
 
     /// Take facts in, in order.
-    pub fn extend(&mut self, facts: Vec<Fact>, uid: Option<u32>) -> Vec<EventReport> {
+    pub fn extend(&mut self, facts: Vec<Fact>, origin: &Origin) -> Vec<EventReport> {
         let mut events = Vec::with_capacity(facts.len());
         let mut lines = Vec::new();
         for fact in facts {
             let mut event = EventReport::of(self.next_seq, &fact);
-            event.uid = uid;
+            event.uid = origin.uid;
+            event.request_id = origin.request_id_for(&fact);
             self.next_seq += 1;
             if serde_json::to_writer(&mut lines, &event).is_ok() {
                 lines.push(b'\n');
@@ -136,6 +168,7 @@ fn read_back(path: &Path) -> io::Result<VecDeque<EventReport>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ec2fleet_core::ec2_api::ErrorClass;
     use ec2fleet_core::fact::FactKind;
 
     fn fact(text: &str, node: &str) -> Fact {
@@ -146,13 +179,31 @@ mod tests {
     fn numbers_continue_after_reopening_even_behind_a_torn_line() {
         let dir = tempfile::tempdir().unwrap();
         let mut history = History::open(dir.path());
-        history.extend(vec![fact("one", "a-b-0"), fact("two", "a-b-1")], None);
+        history.extend(vec![fact("one", "a-b-0"), fact("two", "a-b-1")], &Origin::default());
         drop(history);
         let mut file = OpenOptions::new().append(true).open(dir.path().join(FILE_NAME)).unwrap();
         file.write_all(b"{\"seq\":3,\"unix").unwrap();
         let mut history = History::open(dir.path());
-        let events = history.extend(vec![fact("three", "a-b-0")], Some(7));
+        let events = history.extend(vec![fact("three", "a-b-0")], &Origin::user(7));
         assert_eq!((events[0].seq, events[0].uid), (3, Some(7)));
+    }
+
+    #[test]
+    fn what_follows_from_a_refusal_of_ec2_has_the_id_of_its_request() {
+        let mut history = History::open(Path::new("/nonexistent/ec2fleet"));
+        let error = CloudError {
+            class: ErrorClass::Capacity,
+            code: "InsufficientInstanceCapacity".into(),
+            message: "none left".into(),
+            request_id: Some("req-1".into()),
+        };
+        let facts = vec![fact("short", "a-b-0").code(error.code.clone()), fact("up", "a-b-1")];
+        let events = history.extend(facts.clone(), &Origin::refusal(&error));
+        assert_eq!(events[0].request_id.as_deref(), Some("req-1"));
+        assert_eq!(events[1].request_id, None);
+        // Before EC2 answers there is no request id.
+        let events = history.extend(facts, &Origin::refusal(&CloudError { request_id: None, ..error }));
+        assert_eq!(events[0].request_id, None);
     }
 
     #[test]
@@ -162,7 +213,7 @@ mod tests {
         for number in 0..10 {
             history.extend(
                 vec![fact(&format!("{number}"), if number % 2 == 0 { "a-b-0" } else { "a-b-1" })],
-                None,
+                &Origin::default(),
             );
         }
         let found = history.query(Some(3), None, Some(&["a-b-1".to_owned()]), 2);
@@ -173,7 +224,7 @@ mod tests {
     #[test]
     fn an_unwritable_directory_leaves_the_history_in_memory() {
         let mut history = History::open(Path::new("/nonexistent/ec2fleet"));
-        history.extend(vec![fact("one", "a-b-0")], None);
+        history.extend(vec![fact("one", "a-b-0")], &Origin::default());
         assert_eq!(history.query(None, None, None, 10).len(), 1);
     }
 }

@@ -19,7 +19,7 @@ use ec2fleet_ec2::Cloud;
 use ec2fleet_journal::driver::{Driver, Outcome};
 use ec2fleet_journal::fence::Fence;
 use ec2fleet_journal::storage::Storage;
-use ec2fleet_observe::history::History;
+use ec2fleet_observe::history::{History, Origin};
 use ec2fleet_observe::log;
 use ec2fleet_observe::prices::{self, Prices};
 use ec2fleet_observe::usage::UsageLog;
@@ -90,8 +90,13 @@ impl<S: Storage> Active<S> {
     /// Take one event in now. False if the fence is lost: then nothing of it was done.
     pub fn give(&mut self, event: Event, uid: Option<u32>) -> bool {
         self.handled += 1;
+        let origin = match (&event, uid) {
+            (Event::CloudAnswered { result: Err(error), .. }, _) => Origin::refusal(error),
+            (_, Some(uid)) => Origin::user(uid),
+            (_, None) => Origin::default(),
+        };
         let outcome = self.driver.handle(event, self.clock.now());
-        self.carry_out(outcome, uid)
+        self.carry_out(outcome, &origin)
     }
 
     /// Try a refusing journal again.
@@ -101,12 +106,12 @@ impl<S: Storage> Active<S> {
         }
         if self.journal_error.is_some() {
             let outcome = self.driver.retry(self.clock.now());
-            return self.carry_out(outcome, None);
+            return self.carry_out(outcome, &Origin::default());
         }
         true
     }
 
-    fn carry_out(&mut self, outcome: Outcome, uid: Option<u32>) -> bool {
+    fn carry_out(&mut self, outcome: Outcome, origin: &Origin) -> bool {
         let mut facts = outcome.facts;
         let now = self.clock.now().unix_ms;
         match (&outcome.stalled, &self.journal_error) {
@@ -127,7 +132,7 @@ impl<S: Storage> Active<S> {
         prices::price_fallback(&mut facts, |node| engine.binding(node), || Prices::load(&self.state_dir));
         let bindings = self.driver.engine.persisted().bindings.values();
         self.usage.follow(&outcome.bindings, &facts, bindings, now);
-        self.note(facts, uid);
+        self.note(facts, origin);
         if outcome.effects.iter().any(Effect::needs_sync) && !self.fence.holds() {
             return false;
         }
@@ -149,8 +154,8 @@ impl<S: Storage> Active<S> {
     }
 
     /// Write facts into the history and the log.
-    pub fn note(&mut self, facts: Vec<Fact>, uid: Option<u32>) {
-        for event in self.history.extend(facts, uid) {
+    pub fn note(&mut self, facts: Vec<Fact>, origin: &Origin) {
+        for event in self.history.extend(facts, origin) {
             log::event(&event);
         }
     }

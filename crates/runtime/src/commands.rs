@@ -18,6 +18,7 @@ use ec2fleet_core::report::{
 };
 use ec2fleet_core::site::Site;
 use ec2fleet_journal::storage::Storage;
+use ec2fleet_observe::history::Origin;
 use ec2fleet_observe::log;
 use ec2fleet_observe::prices::Prices;
 
@@ -68,7 +69,7 @@ pub fn reconfigured<S: Storage>(active: &mut Active<S>, identity: &mut Identity,
 
 fn refuse<S: Storage>(active: &mut Active<S>, message: String, uid: Option<u32>) {
     let fact = Fact::new(active.clock.now().unix_ms, FactKind::ConfigRefused, message);
-    active.note(vec![fact], uid);
+    active.note(vec![fact], &uid.map(Origin::user).unwrap_or_default());
 }
 
 /// Answer one command. False if the fence is lost.
@@ -81,7 +82,7 @@ pub fn obey<S: Storage>(
     let uid = command.peer.uid;
     let dry_run = command.request.dry_run;
     if !dry_run && let Some(fact) = audit(&command.request.op, active.clock.now().unix_ms) {
-        active.note(vec![fact], Some(uid));
+        active.note(vec![fact], &Origin::user(uid));
     }
     let (response, held) = Answerer { active, identity, reload, uid, dry_run }.answer(command.request.op);
     // A client that has gone needs no answer.
@@ -365,13 +366,7 @@ impl<S: Storage> Answerer<'_, S> {
     }
 
     fn explain(&self, subject: &Subject) -> Response {
-        let Subject::Node(name) = subject else {
-            return Response::refused(
-                RefusalKind::NotFound,
-                "the plugin knows nodes, not jobs",
-                "`ec2fleet explain` asks Slurm for the job's nodes",
-            );
-        };
+        let Subject::Node(name) = subject;
         let engine = &self.active.driver.engine;
         let Some(node) = engine.node_report(name) else {
             return Response::refused(
@@ -454,7 +449,6 @@ pub fn status<S: Storage>(active: &Active<S>, identity: &Identity) -> StatusRepo
             path: identity.journal_path.clone(),
             bytes: std::fs::metadata(&identity.journal_path).map_or(0, |meta| meta.len()),
             open_intents: u32::try_from(engine.open_intents()).unwrap_or(u32::MAX),
-            synced_unix_ms: None,
             error: active.journal_error.clone(),
         },
         warnings: identity.warnings.clone(),

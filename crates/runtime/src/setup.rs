@@ -20,7 +20,7 @@ use ec2fleet_journal::driver::Driver;
 use ec2fleet_journal::fence::{Attempt, Fence};
 use ec2fleet_journal::storage::FileStorage;
 use ec2fleet_journal::{Journal, JournalError, Opened};
-use ec2fleet_observe::history::History;
+use ec2fleet_observe::history::{History, Origin};
 use ec2fleet_observe::log;
 use ec2fleet_observe::usage::UsageLog;
 
@@ -164,7 +164,7 @@ pub fn activate(
     );
     facts.push(Fact::new(now, FactKind::Started, text));
     facts.extend(active.write_hosts());
-    active.note(facts, None);
+    active.note(facts, &Origin::default());
     active.usage.begin(active.driver.engine.persisted().bindings.values(), now);
     active.give(Event::Tick, None);
     Ok(active)

@@ -24,6 +24,7 @@ use ec2fleet_core::fact::{Fact, FactKind};
 use ec2fleet_core::report::{Mode, SCHEMA_VERSION, Severity, StatusReport};
 use ec2fleet_core::restarts::{ATTEMPTS, Inactive, Next, Restarts};
 use ec2fleet_journal::storage::FileStorage;
+use ec2fleet_observe::history::Origin;
 use ec2fleet_observe::log;
 use ec2fleet_slurm::controller::HostLogLevel;
 
@@ -237,7 +238,7 @@ fn begin(
     let mut active =
         setup::activate(&configured, fence, PowerSource::Watch, SlurmPort::InProcess(host.clone()))?;
     if let Some(text) = restarted {
-        active.note(vec![Fact::new(unix_ms(), FactKind::Restarted, text)], None);
+        active.note(vec![Fact::new(unix_ms(), FactKind::Restarted, text)], &Origin::default());
     }
     host.log(
         HostLogLevel::Info,

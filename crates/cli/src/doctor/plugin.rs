@@ -128,7 +128,6 @@ fn answering(inputs: &Inputs, wanted: bool, checks: &mut Checks) {
     checks.ok("plugin-answers", format!("slurmctld pid {}", report.pid));
     match &report.mode {
         Mode::Active => checks.ok("plugin-acts", "active"),
-        Mode::Standby => checks.info("plugin-acts", "standby: another controller is the primary one", ""),
         Mode::Passive { reason } | Mode::NotRunning { reason } | Mode::NotPermitted { reason } => {
             checks.error(
                 "plugin-acts",
