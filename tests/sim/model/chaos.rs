@@ -56,7 +56,9 @@ pub enum Fault {
     Reconfigure,
     /// A restart forgets the addresses that were set.
     ForgottenAddress,
-    /// Events were lost: the queue was full.
+    /// The engine panics, and slurmctld goes on.
+    Defect,
+    /// The engine's queue is full for a while.
     Overflow,
     /// An answer is delivered twice.
     DuplicateAnswer,
@@ -78,7 +80,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::Throttle,
         Self::LostRequest,
         Self::LostAnswer,
@@ -105,6 +107,7 @@ impl Fault {
         Self::LostLock,
         Self::Reconfigure,
         Self::ForgottenAddress,
+        Self::Defect,
         Self::Overflow,
         Self::DuplicateAnswer,
         Self::LoadFails,

@@ -9,6 +9,9 @@ use std::sync::Arc;
 use ec2fleet_core::ec2_api::{CloudReply, CloudRequest, CloudResult, ErrorClass, InstanceState};
 use ec2fleet_core::engine::{EngineOptions, PowerSource};
 use ec2fleet_core::event::{CallId, Effect, Event};
+use ec2fleet_core::power_watch::{Ask, LOOK_INTERVAL_MS, Observation, PowerWatch, SCAN_INTERVAL_MS};
+use ec2fleet_core::program_pass::{self, FenceWait, Pass, Seen};
+use ec2fleet_core::restarts::{Inactive, Next, Restarts};
 use ec2fleet_core::site::{Account, Site};
 use ec2fleet_core::slurm_api::{PowerReading, SlurmError, SlurmNode, SlurmReply, SlurmRequest};
 use ec2fleet_core::time::Now;
@@ -28,9 +31,6 @@ use super::world::World;
 /// How long an EC2 call may take before the caller gives up.
 const CALL_TIMEOUT_MS: u64 = 30_000;
 
-/// How long a program waits for another one's pass (`runtime::standalone`).
-const PROGRAM_PATIENCE_MS: u64 = 60_000;
-
 /// One process; `life` tells its incarnations apart.
 #[derive(Default)]
 pub struct Controller {
@@ -41,12 +41,12 @@ pub struct Controller {
     /// Virtual time at which its monotonic clock shows zero.
     clock_origin: u64,
     wake_at: Option<u64>,
-    poll_planned: bool,
-    seen_changes: u64,
-    seen_waking: BTreeSet<usize>,
-    seen_suspended: BTreeSet<usize>,
-    slurm_calls: VecDeque<(CallId, SlurmRequest)>,
-    serving: bool,
+    /// The thread that calls slurmctld. It outlives an engine.
+    thread: HostThread,
+    /// What becomes of the engine when it ends.
+    restarts: Restarts,
+    /// Of a program.
+    pass: Option<Pass>,
     handed_over_at: u64,
     retry_planned: bool,
     /// It stands still until then.
@@ -58,6 +58,7 @@ pub struct Controller {
     pub duties: Duties,
     /// When the journal refused last.
     pub stalled_at: u64,
+    journal_refuses: bool,
     /// Instances that this process was told of by CreateFleet, or has bound.
     pub told_of: BTreeSet<String>,
     /// What [`Mutant::SlurmListedFirst`] read too early.
@@ -67,6 +68,27 @@ pub struct Controller {
     pub jobs: BTreeMap<u64, u32>,
     /// All jobs of which it was told, by the nodes that were being woken then.
     pub jobs_of: BTreeMap<String, BTreeSet<u64>>,
+}
+
+/// The thread that calls slurmctld, and what the shim remembers of its readings.
+#[derive(Default)]
+struct HostThread {
+    watch: PowerWatch,
+    look_at: Option<u64>,
+    looked_at: u64,
+    /// `last_node_update` at the last look, and the changes that the last reading has seen.
+    seen_update: i64,
+    seen_changes: u64,
+    seen_waking: BTreeSet<usize>,
+    seen_suspended: BTreeSet<usize>,
+    /// What is asked of slurmctld, and in which life.
+    calls: VecDeque<(u64, CallId, SlurmRequest)>,
+    serving: bool,
+    /// Answers that the engine's queue has had no room for.
+    owed: VecDeque<(u64, Event)>,
+    queue_full_until: u64,
+    /// Something of a reading was lost since the last one.
+    lost: bool,
 }
 
 /// One call to EC2 that is under way.
@@ -121,35 +143,41 @@ impl World {
         k.note(|| format!("slurmctld starts on host {host}"));
         self.slurm.start(k, host);
         let delay = k.between(10, 2_000);
+        self.passive = None;
         if !self.has_no_plugin() {
             self.k.after(delay, Action::Open { host, life });
         }
         self.ask_to_register();
     }
 
-    /// slurmctld has programs and no plugin.
-    fn has_no_plugin(&self) -> bool {
-        self.slurm.plan.scenario == Scenario::Programs
+    /// The programs of slurmctld do the work: it has no plugin, or one that stays passive.
+    pub fn has_no_plugin(&self) -> bool {
+        self.slurm.plan.scenario == Scenario::Programs || self.passive.is_some()
     }
 
     /// A program waits for the pass before it, and does its own, as `runtime::standalone` does.
-    pub fn run_program(&mut self, host: usize, event: Box<Event>, until: u64) {
-        if self.slurm.host != Some(host) {
+    pub fn run_program(&mut self, host: usize, event: Box<Event>, wait: FenceWait, insists_until: u64) {
+        // A slurmctld that ends takes its programs with it, and the plugin of the next one may act.
+        if self.slurm.host != Some(host) || !self.has_no_plugin() {
             return;
         }
         let Some(epoch) = disk::take_fence(&self.disk) else {
-            if self.k.now < until {
-                let delay = self.k.between(50, 500);
-                self.k.after(delay, Action::RunProgram { host, event, until });
-            }
+            let slower = self.k.between(0, 450);
+            let (ms, wait) = match wait.held(self.k.now) {
+                Some(ms) => (ms, wait),
+                None if self.k.now < insists_until => (0, FenceWait::begin(self.k.now)),
+                None => return,
+            };
+            self.k.after(ms + slower, Action::RunProgram { host, event, wait, insists_until });
             return;
         };
         let life = self.new_life();
         let clock_origin = self.k.rng.u64(0..=self.k.now);
         self.controllers[host] = Controller { life, clock_origin, epoch, ..Controller::default() };
-        let patience = u64::from(self.slurm.plan.site.settings.resume_timeout_s) * 1000 + 60_000;
+        let pass = Pass::begin(self.time(host).mono_ms, self.slurm.plan.site.settings.resume_timeout_s);
         if !self.last_pass {
-            self.k.after(patience, Action::PassEnds { host, life });
+            self.controllers[host].pass = Some(pass);
+            self.k.after(pass.patience_ms(), Action::PassEnds { host, life });
         }
         if self.open_journal(host, epoch, PowerSource::Requests) {
             self.deliver(host, *event);
@@ -160,12 +188,33 @@ impl World {
         self.last_pass = true;
         let Some(host) = self.slurm.host else { return };
         let event = Box::new(Event::SuspendRequested { nodes: Vec::new() });
-        self.run_program(host, event, u64::MAX);
+        self.run_program(host, event, FenceWait::begin(self.k.now), u64::MAX);
     }
 
-    /// A program has done what was due, or its time is over. What is open is in the journal.
-    pub fn end_pass(&mut self, host: usize) {
-        if self.last_pass || self.controllers[host].driver.is_none() {
+    /// Something happened in a program's pass, or its time is over.
+    pub fn continue_pass(&mut self, host: usize) {
+        let now_ms = self.time(host).mono_ms;
+        let fence_lost = !self.holds_fence(host);
+        let controller = &self.controllers[host];
+        let (Some(pass), Some(driver)) = (controller.pass, &controller.driver) else { return };
+        let (life, origin) = (controller.life, controller.clock_origin);
+        let idle = driver.engine.is_idle();
+        match pass.step(now_ms, Seen { fence_lost, idle, journal_refuses: controller.journal_refuses }) {
+            program_pass::Next::Wait { .. } => {}
+            program_pass::Next::RetryJournal { until_ms } => {
+                if !controller.retry_planned {
+                    self.controllers[host].retry_planned = true;
+                    self.k.at(until_ms + origin, Action::RetryJournal { host, life });
+                }
+            }
+            program_pass::Next::FenceLost => self.stand_down(host),
+            program_pass::Next::Finished | program_pass::Next::GivenUp => self.end_pass(host),
+        }
+    }
+
+    /// What is open is in the journal.
+    fn end_pass(&mut self, host: usize) {
+        if self.last_pass {
             return;
         }
         self.k.note(|| format!("the pass on host {host} ends"));
@@ -173,6 +222,50 @@ impl World {
         let life = self.new_life();
         self.controllers[host] = Controller::of(life);
         self.forget_bindings(host);
+    }
+
+    /// No engine acts, or none can begin: the policy of the plugin says what follows.
+    fn begin_again(&mut self, host: usize, why: Inactive) {
+        if self.has_no_plugin() {
+            return;
+        }
+        let now_ms = self.time(host).mono_ms;
+        let controller = &mut self.controllers[host];
+        let life = controller.life;
+        match controller.restarts.step(now_ms, why) {
+            Next::After { ms } => self.k.after(ms, Action::Open { host, life }),
+            Next::Restart { .. } => {
+                let delay = self.k.between(0, 50);
+                self.k.after(delay, Action::Open { host, life });
+            }
+            Next::StayPassive => {
+                self.k.note(|| format!("controller {host} stays passive"));
+                self.passive = Some(life);
+                let delay = self.k.between(60_000, 1_800_000);
+                self.k.after(delay, Action::LoadAnew { life });
+            }
+        }
+    }
+
+    /// A defect ends the engine. slurmctld goes on, and so does the thread that calls it.
+    pub fn panic_engine(&mut self, host: usize) {
+        let life = self.new_life();
+        let old = std::mem::replace(&mut self.controllers[host], Controller::of(life));
+        self.k.note(|| format!("controller {host} panics"));
+        self.k.chaos.note(Fault::Defect, self.k.now);
+        drop(old.driver);
+        self.give_up_fence(old.epoch);
+        let controller = &mut self.controllers[host];
+        controller.clock_origin = old.clock_origin;
+        controller.thread = old.thread;
+        controller.restarts = old.restarts;
+        controller.hangs_until = old.hangs_until;
+        controller.superseded = old.superseded;
+        controller.thread.serving = false;
+        controller.thread.look_at = None;
+        self.forget_bindings(host);
+        self.begin_again(host, Inactive::Panicked);
+        self.plan_serve(host);
     }
 
     /// Take the fence and open the journal, or try again later.
@@ -187,19 +280,23 @@ impl World {
             disk::take_fence(&self.disk)
         };
         let Some(epoch) = epoch else {
-            self.k.after(1_000, Action::Open { host, life });
+            self.begin_again(host, Inactive::Refused);
             return;
         };
         self.controllers[host].epoch = epoch;
         if self.open_journal(host, epoch, PowerSource::Watch) {
             self.deliver(host, Event::Tick);
-            self.plan_poll(host, true);
+            self.want_full_reading(host);
+            if self.defects > 0 {
+                self.defects -= 1;
+                let delay = self.k.between(0, 2_000);
+                self.k.after(delay, Action::Defect { host, life });
+            }
         }
     }
 
     /// True if the engine runs.
     fn open_journal(&mut self, host: usize, epoch: u64, source: PowerSource) -> bool {
-        let life = self.controllers[host].life;
         let opened = match Journal::open(
             Handle::new(&self.disk, (self.mutant != Some(Mutant::NoFence)).then_some(epoch)),
             CLUSTER,
@@ -211,7 +308,7 @@ impl World {
                 if self.disk.borrow().died {
                     self.kill(host, true);
                 } else if source == PowerSource::Watch {
-                    self.k.after(5_000, Action::Open { host, life });
+                    self.begin_again(host, Inactive::Refused);
                 }
                 return false;
             }
@@ -342,10 +439,13 @@ impl World {
             self.stand_down(host);
             return;
         }
+        self.controllers[host].journal_refuses = outcome.stalled.is_some();
         if outcome.stalled.is_some() && !self.controllers[host].retry_planned {
-            self.controllers[host].retry_planned = true;
             self.k.chaos.disturb(self.k.now);
-            self.k.after(1_000, Action::RetryJournal { host, life });
+            if self.controllers[host].pass.is_none() {
+                self.controllers[host].retry_planned = true;
+                self.k.after(1_000, Action::RetryJournal { host, life });
+            }
         }
         self.check_engine(host);
         for effect in outcome.effects {
@@ -354,10 +454,7 @@ impl World {
             }
             self.begin(host, effect);
         }
-        let done = self.controllers[host].driver.as_ref().is_some_and(|driver| driver.engine.is_idle());
-        if done && self.has_no_plugin() {
-            self.end_pass(host);
-        }
+        self.continue_pass(host);
         self.plan_wake(host);
     }
 
@@ -394,13 +491,14 @@ impl World {
     fn begin(&mut self, host: usize, effect: Effect) {
         let needs_sync = effect.needs_sync();
         match effect {
-            Effect::ReadPower => self.plan_poll(host, true),
+            Effect::ReadPower => self.want_full_reading(host),
             Effect::Slurm { call, request } => {
                 if needs_sync && !self.holds_fence(host) {
                     self.stand_down(host);
                     return;
                 }
-                self.controllers[host].slurm_calls.push_back((call, request));
+                let controller = &mut self.controllers[host];
+                controller.thread.calls.push_back((controller.life, call, request));
                 self.plan_serve(host);
             }
             Effect::Cloud { call, account, request } => {
@@ -421,43 +519,158 @@ impl World {
     fn stand_down(&mut self, host: usize) {
         self.k.note(|| format!("controller {host} has lost the fence and stops"));
         self.k.chaos.disturb(self.k.now);
-        let life = self.controllers[host].life;
         self.controllers[host].driver = None;
-        if !self.has_no_plugin() {
-            self.k.after(1_000, Action::Open { host, life });
-        }
+        self.begin_again(host, Inactive::Resigned);
     }
 
     // --- slurmctld ---
 
-    pub fn plan_poll(&mut self, host: usize, full: bool) {
-        let controller = &mut self.controllers[host];
-        if controller.driver.is_none() || (controller.poll_planned && !full) {
-            return;
-        }
-        controller.poll_planned = true;
-        let life = controller.life;
-        let delay = self.k.between(1, 120);
-        self.k.after(delay, Action::Poll { host, life, full });
+    /// The engine begins to listen, or asks for the complete sets.
+    fn want_full_reading(&mut self, host: usize) {
+        self.controllers[host].thread.watch.step(self.k.now, Observation::FullWanted);
+        self.plan_look(host);
     }
 
-    /// Read the bitmaps and tell what changed in them, as the shim does.
-    pub fn poll(&mut self, host: usize, life: u64, full: bool) {
-        if !self.is_alive(host, life) {
+    /// The thread looks every 20 ms. Looks that find nothing to do are not simulated one by one.
+    fn plan_look(&mut self, host: usize) {
+        let at = self.k.now + self.k.between(1, LOOK_INTERVAL_MS);
+        let controller = &mut self.controllers[host];
+        let life = controller.life;
+        let thread = &mut controller.thread;
+        // While it makes a call it sees nothing, and it looks when it has made all of them.
+        if controller.driver.is_none()
+            || thread.serving
+            || thread.look_at.is_some_and(|planned| planned <= at)
+        {
             return;
         }
-        self.controllers[host].poll_planned = false;
-        if self.controllers[host].driver.is_none() || !self.in_control(host) {
+        thread.look_at = Some(at);
+        self.k.at(at, Action::Look { host, life });
+    }
+
+    /// Something has changed since the last look that was simulated: of those since then the last one, which found nothing.
+    fn look_idly(&mut self, host: usize) {
+        let back = self.k.between(0, SCAN_INTERVAL_MS + LOOK_INTERVAL_MS);
+        let thread = &mut self.controllers[host].thread;
+        let at = self.k.now.saturating_sub(back).max(thread.looked_at);
+        let look = Observation::Look { last_node_update: thread.seen_update, answers_wait: false };
+        if let Ask::Read { full: false } = thread.watch.step(at, look) {
+            thread.watch.step(at, Observation::Read { full: false, empty: true, reconfigured: false });
+        }
+    }
+
+    pub fn look_at_slurmctld(&mut self, host: usize, life: u64) {
+        let now = self.k.now;
+        if !self.is_alive(host, life) || self.controllers[host].thread.look_at.is_none_or(|at| at > now) {
             return;
         }
+        self.look_now(host);
+    }
+
+    fn look_now(&mut self, host: usize) {
+        let (now, last_node_update) = (self.k.now, self.slurm.last_node_update);
+        self.controllers[host].thread.look_at = None;
+        // Without an engine answers wait, too.
+        if self.controllers[host].driver.is_none() || self.controllers[host].thread.serving {
+            return;
+        }
+        self.pay(host);
+        if !self.in_control(host) {
+            return;
+        }
+        let thread = &mut self.controllers[host].thread;
+        thread.looked_at = now;
+        let moved = std::mem::replace(&mut thread.seen_update, last_node_update) != last_node_update;
+        let answers_wait = !thread.owed.is_empty();
+        match thread.watch.step(now, Observation::Look { last_node_update, answers_wait }) {
+            Ask::Read { full: false } if !moved && self.mutant == Some(Mutant::ReadOnlyAfterMove) => {}
+            Ask::Read { full } => self.read_power(host, full),
+            _ => {}
+        }
+        let thread = &self.controllers[host].thread;
+        if !thread.owed.is_empty() || thread.lost || thread.seen_changes != self.slurm.changes {
+            self.plan_look(host);
+        }
+    }
+
+    /// Hand answers over in order; what does not fit waits.
+    fn pay(&mut self, host: usize) {
+        let life = self.controllers[host].life;
+        while let Some((asker, event)) = self.controllers[host].thread.owed.pop_front() {
+            if asker != life {
+                continue;
+            }
+            if self.queue_is_full(host) {
+                self.controllers[host].thread.owed.push_front((asker, event));
+                return;
+            }
+            self.hand_over(host, life, event);
+        }
+    }
+
+    fn queue_is_full(&mut self, host: usize) -> bool {
+        if self.controllers[host].thread.queue_full_until > self.k.now {
+            return true;
+        }
+        if !self.k.strikes(Fault::Overflow, 0.02) {
+            return false;
+        }
+        let until = self.k.now + self.k.between(1, 3_000);
+        self.controllers[host].thread.queue_full_until = until;
+        true
+    }
+
+    /// Read the bitmaps as the shim does, and tell the engine what the policy says.
+    fn read_power(&mut self, host: usize, full: bool) {
+        self.controllers[host].thread.lost = false;
+        let reading = self.reading(host, full);
+        let life = self.controllers[host].life;
+        let seen = Observation::Read { full, empty: reading.is_empty(), reconfigured: false };
+        let Ask::HandOver { rescan, reading: wanted, .. } =
+            self.controllers[host].thread.watch.step(self.k.now, seen)
+        else {
+            return;
+        };
+        if rescan {
+            if self.queue_is_full(host) {
+                self.lose_reading(host);
+                return;
+            }
+            self.hand_over(host, life, Event::Rescan);
+        }
+        if !wanted {
+            return;
+        }
+        if self.queue_is_full(host) {
+            self.lose_reading(host);
+            return;
+        }
+        if self.mutant == Some(Mutant::StaleDesire) && self.k.rng.u8(0..4) == 0 {
+            let delay = self.k.between(60_000, 600_000);
+            let event = Box::new(Event::Power(reading.clone()));
+            self.k.after(delay, Action::Deliver { host, life, event });
+        }
+        self.hand_over(host, life, Event::Power(reading));
+    }
+
+    fn lose_reading(&mut self, host: usize) {
+        if self.mutant != Some(Mutant::OverflowWithoutRescan) {
+            let thread = &mut self.controllers[host].thread;
+            thread.lost = true;
+            thread.watch.step(self.k.now, Observation::QueueFull);
+        }
+    }
+
+    /// The complete sets, or what changed in them since the last reading.
+    fn reading(&mut self, host: usize, full: bool) -> PowerReading {
         let nodes = &self.slurm.state.nodes;
         let set = |test: fn(&super::slurmctld::Node) -> bool| -> BTreeSet<usize> {
             (0..nodes.len()).filter(|index| test(&nodes[*index])).collect()
         };
         let waking = set(super::slurmctld::Node::is_waking);
         let suspended = set(|node| node.suspended);
-        let controller = &mut self.controllers[host];
-        controller.seen_changes = self.slurm.changes;
+        let thread = &mut self.controllers[host].thread;
+        thread.seen_changes = self.slurm.changes;
         let names = |indexes: &mut dyn Iterator<Item = &usize>| -> Vec<String> {
             indexes.map(|index| nodes[*index].name.clone()).collect()
         };
@@ -471,31 +684,16 @@ impl World {
         } else {
             PowerReading {
                 full,
-                waking: names(&mut waking.difference(&controller.seen_waking)),
-                waking_ended: names(&mut controller.seen_waking.difference(&waking)),
-                suspended: names(&mut suspended.difference(&controller.seen_suspended)),
-                suspended_ended: names(&mut controller.seen_suspended.difference(&suspended)),
+                waking: names(&mut waking.difference(&thread.seen_waking)),
+                waking_ended: names(&mut thread.seen_waking.difference(&waking)),
+                suspended: names(&mut suspended.difference(&thread.seen_suspended)),
+                suspended_ended: names(&mut thread.seen_suspended.difference(&suspended)),
                 ..PowerReading::default()
             }
         };
-        controller.seen_waking = waking;
-        controller.seen_suspended = suspended;
-        if reading.is_empty() {
-            return;
-        }
-        if self.k.strikes(Fault::Overflow, 0.02) {
-            if self.mutant != Some(Mutant::OverflowWithoutRescan) {
-                self.deliver(host, Event::Rescan);
-                self.plan_poll(host, true);
-            }
-            return;
-        }
-        if self.mutant == Some(Mutant::StaleDesire) && self.k.rng.u8(0..4) == 0 {
-            let delay = self.k.between(60_000, 600_000);
-            let event = Box::new(Event::Power(reading.clone()));
-            self.k.after(delay, Action::Deliver { host, life, event });
-        }
-        self.hand_over(host, life, Event::Power(reading));
+        thread.seen_waking = waking;
+        thread.seen_suspended = suspended;
+        reading
     }
 
     /// What slurmctld changed is seen a little later.
@@ -506,9 +704,17 @@ impl World {
         if self.controllers[host].driver.is_none() && !no_plugin {
             return;
         }
-        let life = self.controllers[host].life;
-        if self.controllers[host].seen_changes != self.slurm.changes && !no_plugin {
-            self.plan_poll(host, false);
+        let controller = &self.controllers[host];
+        let life = controller.life;
+        let thread = &controller.thread;
+        let unseen = thread.seen_changes != self.slurm.changes;
+        if unseen && thread.look_at.is_none() && !thread.serving && !no_plugin {
+            self.look_idly(host);
+            self.plan_look(host);
+        }
+        if self.passive.is_some() {
+            // Nothing is promised about how long a repair takes while only the programs act.
+            self.k.chaos.disturb(self.k.now);
         }
         for program in programs {
             if !no_plugin && self.k.strikes(Fault::LostRequestOfSlurm, 0.2) {
@@ -523,8 +729,8 @@ impl World {
             let delay = self.k.between(5, 3_000);
             let event = Box::new(event);
             if no_plugin {
-                let until = self.k.now + delay + PROGRAM_PATIENCE_MS;
-                self.k.after(delay, Action::RunProgram { host, event, until });
+                let wait = FenceWait::begin(self.k.now + delay);
+                self.k.after(delay, Action::RunProgram { host, event, wait, insists_until: 0 });
             } else {
                 self.k.after(delay, Action::Deliver { host, life, event });
             }
@@ -533,10 +739,10 @@ impl World {
 
     fn plan_serve(&mut self, host: usize) {
         let controller = &mut self.controllers[host];
-        if controller.serving || controller.slurm_calls.is_empty() {
+        if controller.thread.serving || controller.thread.calls.is_empty() {
             return;
         }
-        controller.serving = true;
+        controller.thread.serving = true;
         let life = controller.life;
         let delay =
             if self.k.rng.u8(0..50) == 0 { self.k.between(100, 5_000) } else { self.k.between(1, 20) };
@@ -548,8 +754,8 @@ impl World {
         if !self.is_alive(host, life) {
             return;
         }
-        self.controllers[host].serving = false;
-        let Some((call, request)) = self.controllers[host].slurm_calls.pop_front() else { return };
+        self.controllers[host].thread.serving = false;
+        let Some((asker, call, request)) = self.controllers[host].thread.calls.pop_front() else { return };
         let unreachable = || SlurmError::Unreachable { what: "a call".into(), message: "simulated".into() };
         let control = self.in_control(host);
         let result = match &request {
@@ -597,8 +803,11 @@ impl World {
         } else {
             result
         };
-        self.hand_over(host, life, Event::SlurmAnswered { call, result });
+        let thread = &mut self.controllers[host].thread;
+        thread.owed.push_back((asker, Event::SlurmAnswered { call, result }));
+        // It looks when it has made every call that it was asked for.
         self.plan_serve(host);
+        self.look_now(host);
         self.watch();
     }
 

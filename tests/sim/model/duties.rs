@@ -8,7 +8,6 @@ use ec2fleet_core::engine::Desire;
 use ec2fleet_core::record::Persisted;
 use ec2fleet_core::slurm_api::NodeUpdate;
 
-use super::plan::Scenario;
 use super::world::World;
 
 /// A termination that EC2 did not confirm is asked for again within this time: the longest backoff of the call and of
@@ -108,7 +107,7 @@ impl World {
     pub fn check_duties(&mut self, host: usize) {
         self.check_refused(host);
         // A pass of the programs knows what it was asked, and lists once.
-        if self.slurm.plan.scenario != Scenario::Programs {
+        if !self.has_no_plugin() {
             self.check_seen(host);
         }
     }

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use ec2fleet_core::event::Event;
+use ec2fleet_core::program_pass::FenceWait;
 
 use super::chaos::{Chaos, Fault};
 
@@ -20,11 +21,13 @@ pub enum Action {
         host: usize,
         life: u64,
     },
-    /// slurmctld runs one of its programs, which waits for the fence until then.
+    /// slurmctld runs one of its programs, which waits for the fence.
     RunProgram {
         host: usize,
         event: Box<Event>,
-        until: u64,
+        wait: FenceWait,
+        /// Who runs it by hand runs it again until then.
+        insists_until: u64,
     },
     /// The time of a program's pass is over.
     PassEnds {
@@ -38,11 +41,10 @@ pub enum Action {
         host: usize,
         life: u64,
     },
-    /// The watcher reads the power bitmaps.
-    Poll {
+    /// The thread that calls slurmctld looks whether the power bitmaps have to be read.
+    Look {
         host: usize,
         life: u64,
-        full: bool,
     },
     /// The one thread that may call slurmctld does its next call.
     Serve {
@@ -102,6 +104,15 @@ pub enum Action {
     },
     Demote {
         host: usize,
+        life: u64,
+    },
+    /// A defect ends the engine.
+    Defect {
+        host: usize,
+        life: u64,
+    },
+    /// An administrator restarts the slurmctld whose plugin has stayed passive since that life.
+    LoadAnew {
         life: u64,
     },
     Check,
@@ -200,6 +211,10 @@ impl Kernel {
 
     pub fn unix_ms(&self) -> u64 {
         u64::try_from(UNIX_ORIGIN_MS + self.clock_offset + i64::try_from(self.now).unwrap_or(0)).unwrap_or(0)
+    }
+
+    pub fn unix_s(&self) -> i64 {
+        i64::try_from(self.unix_ms() / 1_000).unwrap_or(i64::MAX)
     }
 
     pub fn note(&mut self, text: impl FnOnce() -> String) {

@@ -18,6 +18,8 @@ pub enum Mutant {
     NoFence,
     /// When the queue overflows events are lost and nothing is looked at again.
     OverflowWithoutRescan,
+    /// The bitmaps are read only when last_node_update has moved.
+    ReadOnlyAfterMove,
     /// Only the first page of DescribeInstances is read.
     FirstPageOnly,
     /// A node that is powered down loses its binding, and its instance is not terminated.
@@ -59,7 +61,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::NoSyncBeforeCall,
         Self::NewTokenOnRetry,
         Self::EmptyOnFailedDescribe,
@@ -83,6 +85,7 @@ impl Mutant {
         Self::ForgetsJobs,
         Self::NamesLookedUp,
         Self::OverflowWithoutRescan,
+        Self::ReadOnlyAfterMove,
         Self::NotFoundMeansGone,
         Self::ForgetsOpenIntents,
         Self::ThrottledMeansTerminated,

@@ -110,6 +110,8 @@ pub struct Slurmctld {
     pub host: Option<usize>,
     /// Counts what a plugin can see in the bitmaps.
     pub changes: u64,
+    /// In seconds. Power save changes its bitmaps without moving it.
+    pub last_node_update: i64,
     /// ResumeFailProgram, ResumeProgram and SuspendProgram are to be run for these nodes.
     pub programs: Vec<Program>,
     pub stats: SlurmStats,
@@ -168,6 +170,7 @@ impl Slurmctld {
             plan: plan.clone(),
             host: None,
             changes: 0,
+            last_node_update: 0,
             programs: Vec::new(),
             stats: SlurmStats::default(),
         }
@@ -177,8 +180,14 @@ impl Slurmctld {
         self.state.nodes.iter().position(|node| node.name == name)
     }
 
-    /// Something changed: the state will be saved, and the power thread looks.
+    /// Something but power save changed a node.
     fn touched(&mut self, k: &mut Kernel) {
+        self.last_node_update = k.unix_s();
+        self.changed(k);
+    }
+
+    /// Something changed: the state will be saved, and the power thread looks.
+    fn changed(&mut self, k: &mut Kernel) {
         self.changes += 1;
         if !self.save_planned {
             self.save_planned = true;
@@ -245,6 +254,7 @@ impl Slurmctld {
             }
         }
         self.changes += 1;
+        self.last_node_update = k.unix_s();
         self.work_planned = false;
         self.allocate_planned = false;
         self.plan_work(k);
@@ -529,8 +539,10 @@ impl Slurmctld {
         }
         changed |= !programs.is_empty();
         self.programs.extend(programs);
-        if changed {
+        if !failed.is_empty() {
             self.touched(k);
+        } else if changed {
+            self.changed(k);
         }
     }
 

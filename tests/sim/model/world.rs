@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use ec2fleet_core::event::Event;
+use ec2fleet_core::program_pass::FenceWait;
 use ec2fleet_core::site::Lifecycle;
 use ec2fleet_core::slurm_api::{NodeBase, NodeStateChange, NodeUpdate, SlurmReply};
 
@@ -33,6 +34,10 @@ pub struct World {
     disk_refuses_until: u64,
     /// The pass of the last program stays to the end.
     pub last_pass: bool,
+    /// The plugin in slurmctld has stayed passive since this life, and the programs do the work.
+    pub passive: Option<u64>,
+    /// So many more times the engine panics soon after it has begun: the defect follows from its state.
+    pub defects: u8,
     lives: u64,
 }
 
@@ -62,6 +67,8 @@ impl World {
             slurm_fails_until: 0,
             disk_refuses_until: 0,
             last_pass: false,
+            passive: None,
+            defects: 0,
             lives: 0,
             k,
         };
@@ -120,15 +127,17 @@ impl World {
         match action {
             Action::Start { host } => self.start(host),
             Action::Open { host, life } => self.open(host, life),
-            Action::RunProgram { host, event, until } => self.run_program(host, event, until),
+            Action::RunProgram { host, event, wait, insists_until } => {
+                self.run_program(host, event, wait, insists_until);
+            }
             Action::PassEnds { host, life } => {
                 if self.is_alive(host, life) {
-                    self.end_pass(host);
+                    self.continue_pass(host);
                 }
             }
             Action::LastPass => self.run_last_pass(),
             Action::Wake { host, life } => self.wake(host, life),
-            Action::Poll { host, life, full } => self.poll(host, life, full),
+            Action::Look { host, life } => self.look_at_slurmctld(host, life),
             Action::Serve { host, life } => self.serve(host, life),
             Action::Deliver { host, life, event } => {
                 if self.is_alive(host, life) {
@@ -182,6 +191,16 @@ impl World {
                     self.kill(host, false);
                 }
             }
+            Action::Defect { host, life } => {
+                if self.is_alive(host, life) {
+                    self.panic_engine(host);
+                }
+            }
+            Action::LoadAnew { life } => {
+                if self.passive == Some(life) {
+                    self.restart_passive();
+                }
+            }
             Action::Check => {
                 self.look();
                 self.k.after(15_000, Action::Check);
@@ -203,7 +222,7 @@ impl World {
         let (host, life) = match &action {
             Action::Open { host, life }
             | Action::Wake { host, life }
-            | Action::Poll { host, life, .. }
+            | Action::Look { host, life }
             | Action::Serve { host, life }
             | Action::Deliver { host, life, .. }
             | Action::RetryJournal { host, life } => (*host, *life),
@@ -440,6 +459,12 @@ impl World {
             let controller = &mut self.controllers[host];
             controller.hangs_until = controller.hangs_until.max(until);
             self.k.chaos.disturb(self.controllers[host].hangs_until);
+        } else if self.controllers[host].driver.is_some()
+            && !self.has_no_plugin()
+            && self.k.strikes(Fault::Defect, 0.2)
+        {
+            self.defects = [0, 0, 0, 1, 2, 5][self.k.rng.usize(0..6)];
+            self.panic_engine(host);
         }
     }
 
@@ -466,6 +491,13 @@ impl World {
         self.forget_bindings(host);
         self.slurm.stop(true);
         self.start(host);
+    }
+
+    /// Its plugin does nothing any more until slurmctld is started anew.
+    fn restart_passive(&mut self) {
+        if let Some(host) = self.slurm.host {
+            self.reconfigure(host);
+        }
     }
 
     /// The lock of a controller that stands still is given to the other host's.
@@ -509,6 +541,7 @@ impl World {
         self.cloud_fails_until = 0;
         self.throttled_until = 0;
         self.slurm_fails_until = 0;
+        self.defects = 0;
         {
             let mut disk = self.disk.borrow_mut();
             disk.refuses = false;
@@ -530,6 +563,9 @@ impl World {
         if self.slurm.host.is_none() {
             self.start(0);
         }
+        if self.passive.is_some() {
+            self.restart_passive();
+        }
         let down: Vec<String> = self
             .slurm
             .state
@@ -548,8 +584,9 @@ impl World {
         {
             // Nodes that Slurm gave up while nobody heard it are DOWN, and no job asks for them: somebody runs a program.
             let event = Box::new(Event::SuspendRequested { nodes: Vec::new() });
-            let until = self.k.now + LAST_PASS_MS;
-            self.k.after(120_000, Action::RunProgram { host, event, until });
+            let (at, insists_until) = (self.k.now + 120_000, self.k.now + LAST_PASS_MS);
+            let wait = FenceWait::begin(at);
+            self.k.at(at, Action::RunProgram { host, event, wait, insists_until });
         }
         self.slurm.cancel_backlog();
     }
