@@ -44,7 +44,7 @@ use crate::engine::ground::sight::Sight;
 use crate::engine::ground::sleepers::Sleepers;
 use crate::engine::ground::tags::Tags;
 use crate::engine::ground::terminate::Terminations;
-use crate::engine::ground::waiting::{Queue, Waiting};
+use crate::engine::ground::waiting::Waiting;
 use crate::engine::ground::weights::Weights;
 use crate::engine::groups::GroupFleets;
 use crate::engine::hibernation::Hibernation;
@@ -141,7 +141,7 @@ impl Engine {
             && self.g.sight.views_ready(&self.g.cx)
             && self.g.cx.calls.is_idle()
             && self.g.launches.open.is_empty()
-            && self.g.waiting.queues.values().all(Queue::is_empty)
+            && self.g.waiting.is_empty()
             && self.g.terminations.is_idle()
             && self.g.launches.fulfilling.is_empty()
             && self.groups.group_fleets_quiet(&self.g)
@@ -219,9 +219,7 @@ impl Engine {
                 };
                 self.g.cx.fact(self.g.cx.new_fact(FactKind::Paused, text));
                 if !paused {
-                    for pressure in self.g.pools.pressure.values_mut() {
-                        pressure.open();
-                    }
+                    self.g.pools.open_all();
                     self.g.sight.rescan_now(&self.g.cx);
                 }
             }
@@ -352,7 +350,7 @@ impl Engine {
         self.groups.group_fleets_of_new_site(&mut self.g);
         // A node that the new configuration does not know is left alone; one it knows again is re-read.
         self.g.cx.nodes.retain(|name, _| site.locate(name).is_some());
-        self.g.waiting.queues.retain(|stem, _| site.group(stem).is_some());
+        self.g.waiting.forget_groups(&site);
         self.g.cx.ledger = Ledger::of(&self.g.cx.persisted, Arc::clone(&site));
         self.g.cx.sightings.forget(&self.g.cx.ledger);
         self.g.weigh_by_new_site();

@@ -29,21 +29,13 @@ impl Demand {
             return next;
         }
         let site = Arc::clone(&g.cx.site);
-        let stems: Vec<String> = g
-            .waiting
-            .queues
-            .iter()
-            .filter(|(_, queue)| !queue.is_empty())
-            .map(|(stem, _)| stem.clone())
-            .collect();
-        for stem in stems {
+        for stem in g.waiting.stems() {
             let Some(group) = site.group(&stem) else { continue };
             if !g.sight.view_ready(&group.account) {
                 continue;
             }
             let settings = &site.settings;
-            let queue = &g.waiting.queues[&stem];
-            let pressure = g.pools.pressure.get(&stem).cloned().unwrap_or_default();
+            let pressure = g.pools.pressure(&stem);
             if pressure.is_protected() {
                 let nodes = g.waiting.take_queue(&g.cx, &stem);
                 g.fail_nodes(&nodes, "GroupProtected", &format!(
@@ -52,9 +44,10 @@ impl Demand {
                 ));
                 continue;
             }
-            let closed = (queue.last + settings.batch_idle_ms).min(queue.first + settings.batch_max_ms);
+            let closed =
+                g.waiting.closes_at(&stem, settings.batch_idle_ms, settings.batch_max_ms).unwrap_or(0);
             let by_job = launches_by_job(group);
-            let due = closed.max(if by_job { queue.look_at } else { pressure.retry_at(1) });
+            let due = closed.max(if by_job { g.waiting.looked_at(&stem) } else { pressure.retry_at(1) });
             if due > g.cx.now.mono_ms {
                 next = next.or(Some(due));
             } else if by_job {
@@ -77,26 +70,19 @@ impl Demand {
     ) -> Deadline {
         let now = g.cx.now.mono_ms;
         let mut again = now + LOOK_AGAIN_MS;
-        let waiting = g.waiting.queues.get(stem).into_iter().flat_map(|queue| &queue.nodes);
-        let gone = waiting.filter(|(_, node)| !g.cx.wants_instance(node)).map(|(index, _)| *index);
-        for index in gone.collect::<Vec<u32>>() {
-            g.waiting.unqueue(stem, index);
-        }
+        g.waiting.drop_unwanted(&g.cx, stem);
         for unit in g.waiting.units_of_queue(&g.cx, stem) {
             match self.unit_due(g, stem, &unit) {
                 Some(due) if due <= now => {
-                    if let Some(queue) = g.waiting.queues.get_mut(stem) {
-                        queue.take(unit.nodes());
-                    }
+                    g.waiting.take(stem, unit.nodes());
                     launching.launch_unit(g, group, &unit, group.lifecycle);
                 }
                 due => again = again.min(due.unwrap_or(again)),
             }
         }
-        let Some(queue) = g.waiting.queues.get_mut(stem).filter(|queue| !queue.is_empty()) else {
+        if !g.waiting.look_again(stem, again.min(now + LOOK_MS)) {
             return Deadline::NONE;
-        };
-        queue.look_at = again.min(now + LOOK_MS);
+        }
         Deadline::at(again)
     }
 

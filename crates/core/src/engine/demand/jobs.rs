@@ -36,7 +36,7 @@ impl Demand {
     /// `mono_ms` before which a unit is not launched; `None` until something else happens.
     pub(crate) fn unit_due(&self, g: &Ground, stem: &str, unit: &Unit) -> Option<u64> {
         let longest = g.cx.site.settings.batch_max_ms;
-        let due = g.pools.pressure.get(stem).map_or(0, |pressure| pressure.retry_at(unit.least()));
+        let due = g.pools.retry_at(stem, unit.least());
         let due = match unit {
             Unit::Each { .. } => Some(due),
             // ResumeProgram is about to say which jobs these nodes are for.
@@ -74,7 +74,7 @@ impl Demand {
             }
         }
         for (stem, count) in waiting {
-            due = due.max(g.pools.pressure.get(stem).map_or(0, |pressure| pressure.retry_at(count)));
+            due = due.max(g.pools.retry_at(stem, count));
         }
         Some(due)
     }

@@ -36,10 +36,8 @@ impl Ground {
             entry.launch = None;
             entry.bare_since = None;
             let told = entry.desire == Desire::Keep && entry.slurm_addr.as_deref() == Some(addr.as_str());
-            if let Some((stem, _, index)) = self.cx.site.place_of(&node)
-                && let Some(queue) = self.waiting.queues.get_mut(stem)
-            {
-                queue.remove(index);
+            if let Some((stem, _, index)) = self.cx.site.place_of(&node) {
+                self.waiting.unqueue(stem, index);
             }
             if !told {
                 self.addresses.want(node.clone());

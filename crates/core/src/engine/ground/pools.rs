@@ -8,7 +8,7 @@ use crate::engine::cx::Cx;
 use crate::engine::cx::pool::Pool;
 use crate::fact::FactKind;
 use crate::fleet_spec::LaunchTemplateOverride;
-use crate::report::LaunchError;
+use crate::report::{Cooldown, LaunchError};
 use crate::site::{Account, Lifecycle, NodeGroup};
 
 /// How a group fared lately.
@@ -41,16 +41,16 @@ impl Pressure {
         self.last_error.as_ref()
     }
 
-    pub(crate) fn open(&mut self) {
+    fn open(&mut self) {
         *self = Self::default();
     }
 }
 
 /// A pool that lately had too little.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cooling {
+struct Cooling {
     /// `mono_ms` until which it is not asked first …
-    pub(crate) until: u64,
+    until: u64,
     /// … for this many instances at once, or more.
     refused: usize,
 }
@@ -59,11 +59,46 @@ pub(crate) struct Cooling {
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
     /// By the stem of the group.
-    pub(crate) pressure: BTreeMap<String, Pressure>,
-    pub(crate) cooling: BTreeMap<Pool, Cooling>,
+    pressure: BTreeMap<String, Pressure>,
+    cooling: BTreeMap<Pool, Cooling>,
 }
 
 impl Pools {
+    /// How the group fared lately; nothing is known of one that gave instances.
+    pub(crate) fn pressure(&self, stem: &str) -> Pressure {
+        self.pressure.get(stem).cloned().unwrap_or_default()
+    }
+
+    /// `mono_ms` before which the group is not asked for `least` instances at once.
+    pub(crate) fn retry_at(&self, stem: &str, least: usize) -> u64 {
+        self.pressure.get(stem).map_or(0, |pressure| pressure.retry_at(least))
+    }
+
+    /// The group gave instances.
+    pub(crate) fn relieve(&mut self, stem: &str) {
+        self.pressure.remove(stem);
+    }
+
+    /// An administrator wants every group to be asked again.
+    pub(crate) fn open_all(&mut self) {
+        for pressure in self.pressure.values_mut() {
+            pressure.open();
+        }
+    }
+
+    /// Pools of the group that are not asked first now, for people.
+    pub(crate) fn cooldowns(&self, cx: &Cx, group: &NodeGroup) -> Vec<Cooldown> {
+        let cools =
+            |(pool, cooling): &(&Pool, &Cooling)| cooling.until > cx.now.mono_ms && pool.serves(group);
+        let report = |(pool, cooling): (&Pool, &Cooling)| Cooldown {
+            until_unix_ms: cx.now.unix_ms + (cooling.until - cx.now.mono_ms),
+            code: "InsufficientInstanceCapacity".into(),
+            refusals: 1,
+            ..pool.report()
+        };
+        self.cooling.iter().filter(cools).map(report).collect()
+    }
+
     /// The pools that are not to be asked first for `least` instances at once.
     pub(crate) fn cooling_pools(&self, cx: &Cx, least: usize) -> Vec<&Pool> {
         let cools = |cooling: &Cooling| cooling.until > cx.now.mono_ms && least >= cooling.refused;

@@ -10,15 +10,16 @@ use crate::event::ResumeJob;
 use crate::hostlist;
 use crate::jobs::{Jobs, Unit};
 use crate::record::LaunchJob;
+use crate::site::Site;
 
 /// Nodes of one group that wait for the batch to close.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Queue {
-    pub(crate) nodes: BTreeMap<u32, String>,
-    pub(crate) first: u64,
-    pub(crate) last: u64,
+    nodes: BTreeMap<u32, String>,
+    first: u64,
+    last: u64,
     /// `mono_ms` before which the units in it are not looked at again.
-    pub(crate) look_at: u64,
+    look_at: u64,
 }
 
 impl Queue {
@@ -60,12 +61,58 @@ impl Queue {
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     /// By the stem of their group.
-    pub(crate) queues: BTreeMap<String, Queue>,
+    queues: BTreeMap<String, Queue>,
     /// Jobs that have all of their nodes or none.
     pub(crate) jobs: Jobs,
 }
 
 impl Waiting {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queues.values().all(Queue::is_empty)
+    }
+
+    /// Stems of groups of which nodes wait.
+    pub(crate) fn stems(&self) -> Vec<String> {
+        let waits = |(_, queue): &(&String, &Queue)| !queue.is_empty();
+        self.queues.iter().filter(waits).map(|(stem, _)| stem.clone()).collect()
+    }
+
+    /// Nodes of groups that are no longer configured do not wait.
+    pub(crate) fn forget_groups(&mut self, site: &Site) {
+        self.queues.retain(|stem, _| site.group(stem).is_some());
+    }
+
+    /// `mono_ms` at which the group's batch closes: when no node has come for a while, or the first one waits for long.
+    pub(crate) fn closes_at(&self, stem: &str, idle_ms: u64, longest_ms: u64) -> Option<u64> {
+        let queue = self.queues.get(stem)?;
+        Some((queue.last + idle_ms).min(queue.first + longest_ms))
+    }
+
+    /// `mono_ms` before which the units of the queue are not looked at again.
+    pub(crate) fn looked_at(&self, stem: &str) -> u64 {
+        self.queues.get(stem).map_or(0, |queue| queue.look_at)
+    }
+
+    /// Whether any node of the group still waits; its units are looked at at `mono_ms` = `at`.
+    pub(crate) fn look_again(&mut self, stem: &str, at: u64) -> bool {
+        let queue = self.queues.get_mut(stem).filter(|queue| !queue.is_empty());
+        queue.map(|queue| queue.look_at = at).is_some()
+    }
+
+    /// Nodes that no longer want an instance do not wait for one.
+    pub(crate) fn drop_unwanted(&mut self, cx: &Cx, stem: &str) {
+        if let Some(queue) = self.queues.get_mut(stem) {
+            queue.nodes.retain(|_, node| cx.wants_instance(node));
+        }
+    }
+
+    /// These nodes of the group are launched.
+    pub(crate) fn take(&mut self, stem: &str, nodes: &[String]) {
+        if let Some(queue) = self.queues.get_mut(stem) {
+            queue.take(nodes);
+        }
+    }
+
     pub(crate) fn unqueue(&mut self, stem: &str, index: u32) {
         if let Some(queue) = self.queues.get_mut(stem) {
             queue.remove(index);

@@ -297,7 +297,7 @@ impl Launching {
             let last = no_instance(g.cx.now.unix_ms, &errors, all.len());
             g.pools.note_failure(&mut g.cx, &group, last, least);
         } else {
-            g.pools.pressure.remove(&group);
+            g.pools.relieve(&group);
         }
         let mut instead = None;
         if !short.is_empty() {

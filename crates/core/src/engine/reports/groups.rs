@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::engine::Engine;
 use crate::engine::cx::nodes::Desire;
 use crate::record::Target;
-use crate::report::{Cooldown, GroupReport};
+use crate::report::GroupReport;
 use crate::site::{FleetScope, Lifecycle, NodeGroup};
 
 impl Engine {
@@ -65,26 +65,13 @@ impl Engine {
             + report.stopping
             + report.failed;
         report.powered_down = group.max_nodes.saturating_sub(elsewhere);
-        if let Some(pressure) = self.g.pools.pressure.get(&stem) {
-            report.protected = pressure.is_protected();
-            report.protected_reason = pressure
-                .is_protected()
-                .then(|| format!("{} launches in a row gave no instance", pressure.failures()));
-            report.last_error = pressure.last_error().cloned();
-        }
-        report.cooldowns = self
-            .g
-            .pools
-            .cooling
-            .iter()
-            .filter(|(pool, cooling)| cooling.until > self.g.cx.now.mono_ms && pool.serves(group))
-            .map(|(pool, cooling)| Cooldown {
-                until_unix_ms: self.g.cx.now.unix_ms + (cooling.until - self.g.cx.now.mono_ms),
-                code: "InsufficientInstanceCapacity".into(),
-                refusals: 1,
-                ..pool.report()
-            })
-            .collect();
+        let pressure = self.g.pools.pressure(&stem);
+        report.protected = pressure.is_protected();
+        report.protected_reason = pressure
+            .is_protected()
+            .then(|| format!("{} launches in a row gave no instance", pressure.failures()));
+        report.last_error = pressure.last_error().cloned();
+        report.cooldowns = self.g.pools.cooldowns(&self.g.cx, group);
         report.fleet_target = self.fleet_target(group);
         report
     }
