@@ -5,6 +5,7 @@ mod contract;
 mod members;
 mod pages;
 mod specification;
+mod tidy;
 mod tiers;
 
 use std::fs;

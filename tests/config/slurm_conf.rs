@@ -30,7 +30,6 @@ fn keys_ignore_case_and_comments_and_continuations_are_followed() {
     assert_eq!(facts.suspend_timeout_s(), 90);
     assert_eq!(facts.suspend_time_s(), None);
     assert!(facts.has("slurmctldparameters", "IDLE_ON_NODE_SUSPEND"));
-    assert_eq!(facts.item("SlurmctldParameters", "node_reg_mem_percent"), Some("90"));
     assert_eq!(facts.get("MailProg"), Some("/bin/a#b"));
     assert_eq!(facts.get("Epilog"), Some("/a b/c"));
     assert_eq!(facts.setting("Epilog").unwrap().line, 7, "of the file, not of the joined lines");

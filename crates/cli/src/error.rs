@@ -133,7 +133,6 @@ impl From<ClientError> for CliError {
                 let kind = match refusal.kind {
                     RefusalKind::NotPermitted => ErrorKind::NotPermitted,
                     RefusalKind::NotFound => ErrorKind::NotFound,
-                    RefusalKind::Conflict => ErrorKind::Conflict,
                     RefusalKind::Timeout => ErrorKind::NotRunning,
                     _ => ErrorKind::Failed,
                 };

@@ -230,13 +230,6 @@ impl SlurmFacts {
         self.list(name).any(|i| i.split('=').next().unwrap_or(i).eq_ignore_ascii_case(item))
     }
 
-    /// The value of `item=value` in a comma-separated parameter.
-    #[must_use]
-    pub fn item(&self, name: &str, item: &str) -> Option<&str> {
-        self.list(name)
-            .find_map(|i| i.split_once('=').filter(|(k, _)| k.eq_ignore_ascii_case(item)).map(|(_, v)| v))
-    }
-
     /// A numeric parameter.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<Number> {

@@ -275,8 +275,6 @@ pub enum RefusalKind {
     Passive,
     /// No such node, job or group.
     NotFound,
-    /// What was asked for is not possible now.
-    Conflict,
     /// It was tried and failed.
     Failed,
     /// A kind of a newer release.
