@@ -97,7 +97,7 @@ fn deciders_that_know_too_many() -> Vec<String> {
 }
 
 /// Each block that a line opens, with the lines between that one and the line that closes it.
-fn blocks<'a>(source: &'a Source, opens: fn(&str) -> bool) -> Vec<(&'a str, Vec<&'a str>)> {
+fn blocks(source: &Source, opens: fn(&str) -> bool) -> Vec<(&str, Vec<&str>)> {
     let lines: Vec<&str> = source.code.lines().collect();
     let mut blocks = Vec::new();
     for (at, line) in lines.iter().enumerate() {
@@ -106,7 +106,7 @@ fn blocks<'a>(source: &'a Source, opens: fn(&str) -> bool) -> Vec<(&'a str, Vec<
         }
         let indent = line.len() - line.trim_start().len();
         let closes = |line: &&str| {
-            line.len() > indent && &line[..indent] == " ".repeat(indent) && line[indent..].starts_with('}')
+            line.len() > indent && line[..indent] == " ".repeat(indent) && line[indent..].starts_with('}')
         };
         let body: Vec<&str> = lines[at + 1..].iter().take_while(|line| !closes(line)).copied().collect();
         blocks.push((line.trim(), body));
