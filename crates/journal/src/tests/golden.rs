@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::*;
 use ec2fleet_core::ec2_api::{CloudRequest, FleetType};
-use ec2fleet_core::record::TagLevel;
+use ec2fleet_core::record::{TagLevel, Target};
 use ec2fleet_core::relocation::Stage;
 use ec2fleet_core::site::{Account, Lifecycle};
 
@@ -208,7 +208,7 @@ fn what_matters_most_in_a_journal_of_version_0_1_is_understood() {
         let targets: Vec<(&str, Option<u32>, usize)> = state
             .group_fleets
             .iter()
-            .map(|(key, fleet)| (key.as_str(), fleet.target(), fleet.uncounted.len()))
+            .map(|(key, fleet)| (key.as_str(), fleet.target.map(Target::total), fleet.uncounted.len()))
             .collect();
         assert_eq!(targets, [("p-g", Some(5), 2), ("p-g@fleet-old", Some(5), 0), ("q-h", None, 2)]);
 
