@@ -84,11 +84,21 @@ pub fn obey<S: Storage>(
     if !dry_run && let Some(fact) = audit(&command.request.op, active.clock.now().unix_ms) {
         active.note(vec![fact], &Origin::user(uid));
     }
-    let (response, held) = Answerer { active, identity, reload, uid, dry_run }.answer(command.request.op);
+    let answered = Answerer { active, identity, reload, uid, dry_run }.answer(command.request.op);
+    let held = answered.is_ok();
     // A client that has gone needs no answer.
-    let _ = command.reply.send(response);
+    let _ = command.reply.send(answered.unwrap_or_else(|FenceLost| {
+        Response::refused(
+            RefusalKind::Passive,
+            "another process has taken the fence, and this one ends its work",
+            "ask again in a moment",
+        )
+    }));
     held
 }
+
+/// Another process has taken the fence: nothing of what was asked is done.
+struct FenceLost;
 
 /// That somebody asked for something, and why; what comes of it follows in the history.
 fn audit(op: &Operation, unix_ms: u64) -> Option<Fact> {
@@ -128,9 +138,8 @@ struct Answerer<'a, S> {
 }
 
 impl<S: Storage> Answerer<'_, S> {
-    fn answer(&mut self, op: Operation) -> (Response, bool) {
-        let mut held = true;
-        let response = match op {
+    fn answer(&mut self, op: Operation) -> Result<Response, FenceLost> {
+        Ok(match op {
             Operation::Ping => Response::ok(Reply::Pong { version: env!("CARGO_PKG_VERSION").into() }),
             Operation::Status => Response::ok(Reply::Status(Box::new(status(self.active, self.identity)))),
             Operation::Nodes { nodes } => self.nodes(nodes.as_deref()),
@@ -138,27 +147,25 @@ impl<S: Storage> Answerer<'_, S> {
             Operation::Explain { subject } => self.explain(&subject),
             Operation::Resume { nodes, jobs } => {
                 let jobs = jobs.and_then(|file| file.jobs());
-                self.request(&nodes, &mut held, |nodes| Event::ResumeRequested { nodes, jobs })
+                self.request(&nodes, |nodes| Event::ResumeRequested { nodes, jobs })?
             }
             Operation::Suspend { nodes } => {
-                self.request(&nodes, &mut held, |nodes| Event::SuspendRequested { nodes })
+                self.request(&nodes, |nodes| Event::SuspendRequested { nodes })?
             }
-            Operation::ResumeFail { nodes } => {
-                self.request(&nodes, &mut held, |nodes| Event::ResumeFailed { nodes })
-            }
+            Operation::ResumeFail { nodes } => self.request(&nodes, |nodes| Event::ResumeFailed { nodes })?,
             Operation::Lock { nodes, .. } => {
-                self.act("lock", &nodes, &mut held, |nodes| Event::LockRequested { nodes, locked: true })
+                self.act("lock", &nodes, |nodes| Event::LockRequested { nodes, locked: true })?
             }
             Operation::Unlock { nodes } => {
-                self.act("unlock", &nodes, &mut held, |nodes| Event::LockRequested { nodes, locked: false })
+                self.act("unlock", &nodes, |nodes| Event::LockRequested { nodes, locked: false })?
             }
             Operation::Reset { nodes } => {
-                self.act("resume", &nodes, &mut held, |nodes| Event::ResetRequested { nodes })
+                self.act("resume", &nodes, |nodes| Event::ResetRequested { nodes })?
             }
             Operation::Replace { nodes } => {
-                self.act("replace", &nodes, &mut held, |nodes| Event::ReplaceRequested { nodes })
+                self.act("replace", &nodes, |nodes| Event::ReplaceRequested { nodes })?
             }
-            Operation::Gc => self.gc(&mut held),
+            Operation::Gc => self.gc()?,
             Operation::PauseOperations { .. } if self.dry_run => {
                 done("launches and terminations would be stopped")
             }
@@ -167,19 +174,19 @@ impl<S: Storage> Answerer<'_, S> {
                 let fleets = self.active.driver.engine.fleet_reports();
                 Response::ok(Reply::Fleets(FleetsReport { schema: SCHEMA_VERSION, fleets }))
             }
-            Operation::DeleteFleets { fleet_ids } => self.delete_fleets(&fleet_ids, &mut held),
+            Operation::DeleteFleets { fleet_ids } => self.delete_fleets(&fleet_ids)?,
             Operation::PauseOperations { reason } => {
                 self.identity.paused =
                     Some(Paused { since_unix_ms: self.active.clock.now().unix_ms, uid: self.uid, reason });
-                held = self.active.give(Event::PauseRequested { paused: true }, Some(self.uid));
+                self.give(Event::PauseRequested { paused: true })?;
                 done("launches and terminations are stopped")
             }
             Operation::ResumeOperations => {
                 self.identity.paused = None;
-                held = self.active.give(Event::PauseRequested { paused: false }, Some(self.uid));
+                self.give(Event::PauseRequested { paused: false })?;
                 done("operations are resumed")
             }
-            Operation::Reload => self.reload(&mut held),
+            Operation::Reload => self.reload()?,
             Operation::LogLevel { level } => match log::level_named(&level) {
                 Some(severity) if self.dry_run => {
                     done(&format!("the log level would be {}", severity.as_str()))
@@ -198,8 +205,11 @@ impl<S: Storage> Answerer<'_, S> {
                 assert!(std::env::var_os(PANIC_VARIABLE).is_none(), "asked to panic by uid {}", self.uid);
                 Response::refused(RefusalKind::NotPermitted, "panics are not allowed here", "for tests only")
             }
-        };
-        (response, held)
+        })
+    }
+
+    fn give(&mut self, event: Event) -> Result<(), FenceLost> {
+        if self.active.give(event, Some(self.uid)) { Ok(()) } else { Err(FenceLost) }
     }
 
     fn expand(&self, nodes: &str) -> Result<Vec<String>, Box<Response>> {
@@ -216,18 +226,17 @@ impl<S: Storage> Answerer<'_, S> {
     fn request(
         &mut self,
         nodes: &str,
-        held: &mut bool,
         event: impl FnOnce(Vec<String>) -> Event,
-    ) -> Response {
+    ) -> Result<Response, FenceLost> {
         let names = match self.expand(nodes) {
             Ok(names) => names,
-            Err(refusal) => return *refusal,
+            Err(refusal) => return Ok(*refusal),
         };
         let count = u32::try_from(names.len()).unwrap_or(u32::MAX);
         if !self.dry_run {
-            *held = self.active.give(event(names), Some(self.uid));
+            self.give(event(names))?;
         }
-        Response::ok(Reply::Accepted { nodes: nodes.to_owned(), count })
+        Ok(Response::ok(Reply::Accepted { nodes: nodes.to_owned(), count }))
     }
 
     /// From an administrator: only nodes that are ours, and with a plan of what is done.
@@ -235,12 +244,11 @@ impl<S: Storage> Answerer<'_, S> {
         &mut self,
         action: &str,
         nodes: &str,
-        held: &mut bool,
         event: impl FnOnce(Vec<String>) -> Event,
-    ) -> Response {
+    ) -> Result<Response, FenceLost> {
         let names = match self.expand(nodes) {
             Ok(names) => names,
-            Err(refusal) => return *refusal,
+            Err(refusal) => return Ok(*refusal),
         };
         let site = Arc::clone(self.active.driver.engine.site());
         let (ours, foreign): (Vec<String>, Vec<String>) =
@@ -259,12 +267,12 @@ impl<S: Storage> Answerer<'_, S> {
             refused: plan(&foreign, "not a node of partitions.json").into_iter().collect(),
         };
         if !self.dry_run && !ours.is_empty() {
-            *held = self.active.give(event(ours), Some(self.uid));
+            self.give(event(ours))?;
         }
-        Response::ok(Reply::Plan(report))
+        Ok(Response::ok(Reply::Plan(report)))
     }
 
-    fn gc(&mut self, held: &mut bool) -> Response {
+    fn gc(&mut self) -> Result<Response, FenceLost> {
         let orphans = self.active.driver.engine.orphans();
         let actions = orphans
             .into_iter()
@@ -275,17 +283,17 @@ impl<S: Storage> Answerer<'_, S> {
             })
             .collect();
         if !self.dry_run {
-            *held = self.active.give(Event::Rescan, Some(self.uid));
+            self.give(Event::Rescan)?;
         }
-        Response::ok(Reply::Plan(PlanReport {
+        Ok(Response::ok(Reply::Plan(PlanReport {
             schema: SCHEMA_VERSION,
             dry_run: self.dry_run,
             actions,
             refused: Vec::new(),
-        }))
+        })))
     }
 
-    fn delete_fleets(&mut self, fleet_ids: &[String], held: &mut bool) -> Response {
+    fn delete_fleets(&mut self, fleet_ids: &[String]) -> Result<Response, FenceLost> {
         let engine = &self.active.driver.engine;
         let known = engine.fleet_reports();
         let mut plan = PlanReport { schema: SCHEMA_VERSION, dry_run: self.dry_run, ..PlanReport::default() };
@@ -309,20 +317,20 @@ impl<S: Storage> Answerer<'_, S> {
         }
         if !self.dry_run && !plan.actions.is_empty() {
             let fleet_ids = plan.actions.iter().map(|action| action.subject.clone()).collect();
-            *held = self.active.give(Event::DeleteFleetsRequested { fleet_ids }, Some(self.uid));
+            self.give(Event::DeleteFleetsRequested { fleet_ids })?;
         }
-        Response::ok(Reply::Plan(plan))
+        Ok(Response::ok(Reply::Plan(plan)))
     }
 
-    fn reload(&mut self, held: &mut bool) -> Response {
-        match (self.reload)() {
+    fn reload(&mut self) -> Result<Response, FenceLost> {
+        Ok(match (self.reload)() {
             Ok(fresh) if self.dry_run => {
                 done(&format!("{} node groups would be in force", fresh.site.groups().len()))
             }
             Ok(fresh) => {
                 let groups = fresh.site.groups().len();
                 self.identity.warnings = fresh.warnings;
-                *held = self.active.give(Event::SiteChanged(fresh.site), Some(self.uid));
+                self.give(Event::SiteChanged(fresh.site))?;
                 done(&format!("{groups} node groups are in force"))
             }
             Err(message) => {
@@ -333,7 +341,7 @@ impl<S: Storage> Answerer<'_, S> {
                     "the running configuration stays in force; `ec2fleet validate` lists every error",
                 )
             }
-        }
+        })
     }
 
     fn nodes(&self, wanted: Option<&str>) -> Response {
