@@ -12,7 +12,7 @@ use super::prices::{self, Wanted};
 use super::when::{clock, now_unix_ms, since};
 use ec2fleet_core::hostlist;
 use ec2fleet_core::report::{CostReport, CostRow, SCHEMA_VERSION};
-use ec2fleet_core::site::Lifecycle;
+use ec2fleet_core::site::{Lifecycle, stem_of};
 use ec2fleet_observe::prices::Prices;
 use ec2fleet_observe::usage::{self, Span, Usage};
 use ec2fleet_slurm::command::JobSpan;
@@ -141,7 +141,7 @@ fn add_up(
         if price.usd.is_none() {
             unpriced.insert(format!("{} ({})", of.instance_type, of.lifecycle.as_str()));
         }
-        let (stem, _) = of.node.rsplit_once('-').unwrap_or((&of.node, ""));
+        let stem = stem_of(&of.node);
         let end = span.to_unix_ms.unwrap_or(window.to);
         let whole = Piece { ms: end.saturating_sub(span.from_unix_ms), runs: span.to_unix_ms.is_none() };
         let pieces: Vec<(String, Piece, f64)> = match by {

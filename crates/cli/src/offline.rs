@@ -12,7 +12,7 @@ use ec2fleet_core::report::{
     CloudReport, Desire, GroupReport, JournalReport, Mode, NodeReport, NodesReport, Paused, QueueReport,
     SCHEMA_VERSION, SlurmReport, StatusReport,
 };
-use ec2fleet_core::site::Lifecycle;
+use ec2fleet_core::site::{Lifecycle, stem_of};
 use ec2fleet_core::slurm_api::{NodeBase, NodeFlags, SlurmNode, SlurmReply, SlurmRequest};
 use ec2fleet_journal::peek::{Peeked, peek};
 
@@ -91,7 +91,7 @@ impl Offline {
     fn node_report(&self, node: &SlurmNode) -> NodeReport {
         let binding = self.state().and_then(|state| state.bindings.get(&node.name));
         let locked = self.state().is_some_and(|state| state.locked.contains(&node.name));
-        let (stem, _) = node.name.rsplit_once('-').unwrap_or((&node.name, ""));
+        let stem = stem_of(&node.name);
         let (partition, group) = stem.split_once('-').unwrap_or((stem, ""));
         let phase = phase(node, binding.is_some());
         NodeReport {

@@ -15,6 +15,7 @@ use super::file::{
 use super::report::{JsonPath, Report, nearest, one_of, shown};
 use super::slurm_conf::{Number, SlurmFacts};
 use super::slurm_names;
+use ec2fleet_core::ec2_limits::{FLEETS_PER_REGION, OVERRIDES_PER_FLEET, TAG_VALUE_CHARS, TAGS_PER_RESOURCE};
 use ec2fleet_core::fleet_spec::{LaunchTemplateOverride, LaunchTemplateSpecification};
 use ec2fleet_core::site::{
     Account, AfterMaxHibernation, FleetScope, Hibernation, Lifecycle, NodeGroup, NodeWeights, Partition,
@@ -48,14 +49,6 @@ pub struct ProgramSettings {
 pub const OWN_TAGS: usize = 10;
 /// Prefix of the keys of our own tags.
 pub const OWN_TAG_PREFIX: &str = "ec2fleet:";
-/// Tags that EC2 allows on a resource.
-const MAX_TAGS: usize = 50;
-/// Characters of a tag's value.
-const MAX_TAG_VALUE: usize = tag::MAX_VALUE;
-/// Launch specifications (overrides) in a CreateFleet request.
-const MAX_POOLS: usize = 300;
-/// EC2 Fleets in state active, submitted and modifying per region.
-const MAX_FLEETS: u64 = 1_000;
 /// SpotFallbackSec of groups that keep fleets, unless it is set.
 const SPOT_FALLBACK_S: u32 = 210;
 /// `MinTargetCapacity` of CreateFleet.
@@ -64,7 +57,6 @@ const MAX_MIN_TARGET: u32 = 1_000;
 const MAX_NODE_NAME: usize = 63;
 /// Slurm reads these numbers into 16 bits, of which it keeps the last two values to itself.
 const MAX_SLURM_U16: u32 = 65_533;
-const PLACEHOLDERS: [&str; 3] = ["ip_address", "node_name", "hostname"];
 /// The longest IPv4 address, and the longest `ip-a-b-c-d`.
 const MAX_IP_ADDRESS: usize = 15;
 const MAX_HOSTNAME: usize = 18;
@@ -989,12 +981,12 @@ impl GroupCheck<'_> {
     fn pools(&mut self, overrides: usize, subnets: usize) {
         let pools = overrides.saturating_mul(subnets);
         // Beyond 300 overrides the array's own limit is reported.
-        if pools > MAX_POOLS && overrides <= MAX_POOLS {
+        if pools > OVERRIDES_PER_FLEET && overrides <= OVERRIDES_PER_FLEET {
             self.error(
                 "LaunchTemplateOverrides",
                 format!("{overrides} overrides in {subnets} subnets make {pools} capacity pools."),
                 format!(
-                    "EC2 takes {MAX_POOLS} in one fleet: remove overrides or subnets, or split the node group."
+                    "EC2 takes {OVERRIDES_PER_FLEET} in one fleet: remove overrides or subnets, or split the node group."
                 ),
             );
         }
@@ -1045,13 +1037,13 @@ impl GroupCheck<'_> {
             self.tag_value(&path.key("Value"), value, node_name);
             out.insert(key.clone(), value.clone());
         }
-        if out.len() + OWN_TAGS > MAX_TAGS {
+        if out.len() + OWN_TAGS > TAGS_PER_RESOURCE {
             self.error(
                 "Tags",
                 format!("{} tags are too many.", out.len()),
                 format!(
-                    "EC2 allows {MAX_TAGS} tags on an instance, of which this program needs {OWN_TAGS}: write at most {}.",
-                    MAX_TAGS - OWN_TAGS
+                    "EC2 allows {TAGS_PER_RESOURCE} tags on an instance, of which this program needs {OWN_TAGS}: write at most {}.",
+                    TAGS_PER_RESOURCE - OWN_TAGS
                 ),
             );
         }
@@ -1069,12 +1061,13 @@ impl GroupCheck<'_> {
                 "node_name" => node_name,
                 "hostname" => MAX_HOSTNAME,
                 _ => {
-                    let remedy = match nearest(word, PLACEHOLDERS) {
-                        Some(near) => format!("Did you mean {{{near}}}?"),
-                        None => {
-                            format!("Known are {}.", one_of(["{ip_address}", "{node_name}", "{hostname}"]))
-                        }
-                    };
+                    let remedy =
+                        match nearest(word, tag::PLACEHOLDERS.map(|known| known.trim_matches(['{', '}']))) {
+                            Some(near) => format!("Did you mean {{{near}}}?"),
+                            None => {
+                                format!("Known are {}.", one_of(tag::PLACEHOLDERS))
+                            }
+                        };
                     self.report.warn(
                         path,
                         format!("{} is not a placeholder and stays as it is.", shown(&format!("{{{word}}}"))),
@@ -1085,11 +1078,11 @@ impl GroupCheck<'_> {
             };
             longest = longest + filled - (word.len() + 2).min(longest);
         }
-        if longest > MAX_TAG_VALUE {
+        if longest > TAG_VALUE_CHARS {
             self.report.error(
                 path,
                 format!("The value can become {longest} characters long."),
-                format!("EC2 takes {MAX_TAG_VALUE} characters: shorten it."),
+                format!("EC2 takes {TAG_VALUE_CHARS} characters: shorten it."),
             );
         }
     }
@@ -1109,11 +1102,11 @@ impl GroupCheck<'_> {
         let total = fleets.entry(account.clone()).or_default();
         *total += needed;
         let total = *total;
-        if total > MAX_FLEETS {
+        if total > u64::from(FLEETS_PER_REGION) {
             let key = if scope == FleetScope::Node { "MaxNodes" } else { "FleetScope" };
             self.error(
                 key,
-                format!("With this node group, {account} needs up to {total} fleets; EC2 allows {MAX_FLEETS} in a region."),
+                format!("With this node group, {account} needs up to {total} fleets; EC2 allows {FLEETS_PER_REGION} in a region."),
                 "Lower MaxNodes of the groups with FleetScope node (the default with hibernation), or write \"FleetScope\": \"group\".",
             );
         }

@@ -2,6 +2,7 @@
 //! Pure decisions: no tokio, no AWS, no files, no wall clock.
 
 pub mod ec2_api;
+pub mod ec2_limits;
 pub mod engine;
 pub mod event;
 pub mod fact;

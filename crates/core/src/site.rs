@@ -253,6 +253,17 @@ pub struct Site {
     by_stem: BTreeMap<String, usize>,
 }
 
+/// A node's name as its group's stem and its number, as the name has them.
+fn split_name(node: &str) -> Option<(&str, &str)> {
+    node.rsplit_once('-')
+}
+
+/// The stem of the group that a node has its name of, whether or not the group is configured.
+#[must_use]
+pub fn stem_of(node: &str) -> &str {
+    split_name(node).map_or(node, |(stem, _)| stem)
+}
+
 impl Site {
     #[must_use]
     pub fn new(
@@ -284,7 +295,7 @@ impl Site {
     /// As [`Self::locate`], with the group's stem as it stands in the name.
     #[must_use]
     pub fn place_of<'a>(&self, node: &'a str) -> Option<(&'a str, &Arc<NodeGroup>, u32)> {
-        let (stem, index) = node.rsplit_once('-')?;
+        let (stem, index) = split_name(node)?;
         let group = self.group(stem)?;
         // "07" would parse, but no node is called so.
         if index.len() > 1 && index.starts_with('0') {

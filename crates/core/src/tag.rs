@@ -29,10 +29,8 @@ pub const NAME: &str = "Name";
 /// EC2's own tag on instances of maintain fleets (EC2 user guide, "Tag an EC2 Fleet").
 pub const FLEET_ID: &str = "aws:ec2:fleet-id";
 
-/// Longest tag value that EC2 takes, in characters (EC2 user guide, "Tag restrictions").
-pub const MAX_VALUE: usize = 256;
-
-const PLACEHOLDERS: [&str; 3] = ["{ip_address}", "{node_name}", "{hostname}"];
+/// What a configured tag value may hold, to be filled for each node.
+pub const PLACEHOLDERS: [&str; 3] = ["{ip_address}", "{node_name}", "{hostname}"];
 
 /// Whether a configured tag value is different for each node.
 #[must_use]

@@ -4,13 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::{Checks, Inputs, Verdict, shim};
+use ec2fleet_core::ec2_limits::FLEETS_PER_REGION;
 use ec2fleet_core::hostlist;
 use ec2fleet_core::report::Mode;
 use ec2fleet_core::site::{Account, FleetScope};
 use ec2fleet_core::slurm_api::{NodeBase, NodeFlags};
-
-/// Active maintain fleets of an account in a region (EC2 Fleet quotas).
-const ACTIVE_FLEETS: u32 = 1_000;
 
 /// SLURM_VERSION_NUM keeps the release in its lower 24 bits.
 const RELEASE_MASK: u32 = 0x00ff_ffff;
@@ -35,10 +33,10 @@ fn quotas(inputs: &Inputs, checks: &mut Checks) {
             FleetScope::Node => group.max_nodes,
         };
     }
-    for (account, count) in fleets.into_iter().filter(|(_, count)| *count > ACTIVE_FLEETS) {
+    for (account, count) in fleets.into_iter().filter(|(_, count)| *count > FLEETS_PER_REGION) {
         problems.push((
             Verdict::Warning,
-            format!("{account}: up to {count} fleets at once, and EC2 has {ACTIVE_FLEETS} a region"),
+            format!("{account}: up to {count} fleets at once, and EC2 has {FLEETS_PER_REGION} a region"),
             "Lower MaxNodes of the groups with a fleet for each node, or spread them over regions.".into(),
         ));
     }

@@ -13,16 +13,11 @@ use crate::errors::{self, TransportFailure};
 use ec2fleet_core::ec2_api::{
     CloudError, CloudReply, CloudRequest, CloudResult, CreateFleet, ErrorClass, Fleet, FleetReply, Instance,
 };
+use ec2fleet_core::ec2_limits::{FLEETS_PER_DELETION, IDS_PER_CALL, VALUES_PER_FILTER};
 use ec2fleet_core::tag;
 
 /// `MaxResults` of the Describe calls that we page.
 pub(super) const PAGE: i32 = 1_000;
-/// Values of one filter (`API_Filter`).
-pub(super) const IDS_PER_FILTER: usize = 200;
-/// Resources of one TerminateInstances or CreateTags call.
-const IDS_PER_CALL: usize = 1_000;
-/// Maintain fleets of one DeleteFleets call (`API_DeleteFleets`).
-const FLEETS_PER_CALL: usize = 100;
 /// TerminateInstances calls for one set of ids, each without the ids that the one before refused.
 const TERMINATE_ROUNDS: usize = 8;
 
@@ -43,7 +38,7 @@ pub(super) async fn run(client: Client, options: &Ec2Options, request: CloudRequ
         }
         CloudRequest::DescribeFleetInstances { fleet_ids } => {
             let mut instances = Vec::new();
-            for chunk in fleet_ids.chunks(IDS_PER_FILTER) {
+            for chunk in fleet_ids.chunks(VALUES_PER_FILTER) {
                 let filters = vec![
                     request::filter("tag:aws:ec2:fleet-id", chunk),
                     request::filter("instance-state-name", ["pending", "running", "stopping", "stopped"]),
@@ -141,7 +136,7 @@ async fn describe_instances(client: &Client, filters: Vec<sdk::Filter>) -> Resul
 /// call draws on the larger of EC2's two buckets.
 async fn describe_ids(client: &Client, ids: &[String]) -> Result<Vec<Instance>, CloudError> {
     let mut instances = Vec::new();
-    for chunk in ids.chunks(IDS_PER_FILTER) {
+    for chunk in ids.chunks(VALUES_PER_FILTER) {
         let filters = vec![request::filter("instance-id", chunk)];
         instances.append(&mut describe_instances(client, filters).await?);
     }
@@ -269,7 +264,7 @@ async fn modify_fleet(
 
 async fn delete_fleets(client: &Client, ids: Vec<String>, terminate_instances: bool) -> CloudResult {
     let (mut deleted, mut failed) = (Vec::new(), Vec::new());
-    for chunk in ids.chunks(FLEETS_PER_CALL) {
+    for chunk in ids.chunks(FLEETS_PER_DELETION) {
         let output = client
             .delete_fleets()
             .set_fleet_ids(Some(chunk.to_vec()))

@@ -7,7 +7,7 @@ use aws_sdk_ec2::Client;
 use aws_sdk_ec2::primitives::DateTime;
 use aws_sdk_ec2::types as sdk;
 
-use super::calls::{IDS_PER_FILTER, PAGE};
+use super::calls::PAGE;
 use super::pages::all_pages;
 use super::{Ec2Options, failure, reply, request, with_timeout};
 use ec2fleet_core::ec2_api::{
@@ -15,17 +15,18 @@ use ec2fleet_core::ec2_api::{
     CreateCapacityReservation, InstanceMetadata, InstanceParts, InterfacePlace, RunInstance, Volume,
     VolumeAttachment,
 };
+use ec2fleet_core::ec2_limits::VALUES_PER_FILTER;
 
 /// By filters, so that an id which EC2 does not know is left out instead of failing the call.
 pub(super) async fn describe(client: &Client, instances: &[String], volumes: &[String]) -> CloudResult {
     let mut found = Vec::new();
-    for chunk in instances.chunks(IDS_PER_FILTER) {
+    for chunk in instances.chunks(VALUES_PER_FILTER) {
         let call =
             client.describe_instances().filters(request::filter("instance-id", chunk)).max_results(PAGE);
         found.append(&mut all_pages!(call, reservations, instance_parts));
     }
     let mut disks = Vec::new();
-    for chunk in volumes.chunks(IDS_PER_FILTER) {
+    for chunk in volumes.chunks(VALUES_PER_FILTER) {
         let call = client.describe_volumes().filters(request::filter("volume-id", chunk));
         disks.append(&mut all_pages!(call, volumes, all_volumes));
     }

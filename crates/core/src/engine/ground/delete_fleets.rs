@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ec2_api::{CloudError, CloudReply, CloudRequest, CloudResult};
+use crate::ec2_limits;
 use crate::engine::cx::Cx;
 use crate::engine::cx::attempt::{Batched, Deadline};
 use crate::engine::cx::calls::CloudPurpose;
@@ -11,9 +12,6 @@ use crate::fact::FactKind;
 use crate::limits::backoff_ms;
 use crate::record::{Outcome, Record};
 use crate::site::Account;
-
-/// Fleets in one DeleteFleets call (EC2 API reference, API_DeleteFleets).
-const MAX_DELETE: usize = 100;
 
 /// Orders to delete fleets, until EC2 has confirmed them.
 #[derive(Debug, Default)]
@@ -44,7 +42,7 @@ impl FleetDeletions {
                     cx.cloud(CloudPurpose::DeleteFleets { account: account.clone(), intent }, request);
                 }
             }
-            for ids in queue.take_closed(now, idle, idle, MAX_DELETE) {
+            for ids in queue.take_closed(now, idle, idle, ec2_limits::FLEETS_PER_DELETION) {
                 let request = CloudRequest::DeleteFleets { ids, terminate_instances: true };
                 let intent = cx.record_intent(account, request.clone(), None);
                 cx.cloud(CloudPurpose::DeleteFleets { account: account.clone(), intent }, request);

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ec2_api::{CloudError, CloudRequest, CloudResult, ErrorClass};
+use crate::ec2_limits;
 use crate::engine::cx::Cx;
 use crate::engine::cx::agenda::Agenda;
 use crate::engine::cx::attempt::{Attempt, Deadline};
@@ -115,7 +116,7 @@ impl Tags {
                 bindings.iter().zip(0u32..).all(|(binding, index)| binding.ami_launch_index == index);
             let list = hostlist::fold_ordered(bindings.iter().map(|binding| &binding.node));
             let together = !bindings.iter().any(|binding| self.alone.contains(&binding.node));
-            if gapless && together && bindings.len() > 1 && list.len() <= tag::MAX_VALUE {
+            if gapless && together && bindings.len() > 1 && list.len() <= ec2_limits::TAG_VALUE_CHARS {
                 calls.push(TagCall {
                     account: account.clone(),
                     nodes: bindings.iter().map(|binding| binding.node.clone()).collect(),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::ec2_api::{CloudRequest, CloudResult};
+use crate::ec2_limits;
 use crate::engine::cx::Cx;
 use crate::engine::cx::attempt::{Batched, Deadline};
 use crate::engine::cx::calls::CloudPurpose;
@@ -11,9 +12,6 @@ use crate::fact::FactKind;
 use crate::limits::backoff_ms;
 use crate::record::{Outcome, Record};
 use crate::site::Account;
-
-/// Ids in one TerminateInstances call (EC2 API reference, API_TerminateInstances).
-const MAX_IDS: usize = 1_000;
 
 /// EC2 shows an instance as running for a while after it took the order to end it.
 pub(crate) const ENDING_PATIENCE_MS: u64 = 60_000;
@@ -59,7 +57,7 @@ impl Terminations {
                 let Some(request) = cx.open_request(intent) else { continue };
                 cx.cloud(CloudPurpose::Terminate { account: account.clone(), intent }, request);
             }
-            for ids in queue.take_closed(now, idle, longest, MAX_IDS) {
+            for ids in queue.take_closed(now, idle, longest, ec2_limits::IDS_PER_CALL) {
                 terminate(cx, account, ids);
             }
             deadline = deadline.or(queue.next(idle, longest));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ec2_api::{CloudReply, CloudRequest, CreateFleet, FleetType};
+use crate::ec2_limits::FLEETS_PER_REGION;
 use crate::engine::cx::nodes::Desire;
 use crate::engine::cx::pool::Pool;
 use crate::engine::ground::Ground;
@@ -16,9 +17,6 @@ use crate::fleet_spec::LaunchTemplateOverride;
 use crate::record::{NodeFleet, Outcome, Record};
 use crate::site::{Lifecycle, NodeGroup, Site};
 use crate::tag;
-
-/// EC2 allows this many active fleets in a region (EC2 user guide, "EC2 Fleet quotas").
-pub const MAX_FLEETS: usize = 1_000;
 
 impl Launching {
     /// One CreateFleet per node, each for the first pool that has not been tried and does not cool down.
@@ -46,12 +44,12 @@ impl Launching {
                 continue;
             };
             let active = g.cx.ledger.fleets_of(&group.account);
-            if active >= MAX_FLEETS {
+            if active >= FLEETS_PER_REGION as usize {
                 g.fail_nodes(
                     std::slice::from_ref(node),
                     "MaxFleetCountExceeded",
                     &format!(
-                        "{} already has {active} fleets, and EC2 allows {MAX_FLEETS} in a region",
+                        "{} already has {active} fleets, and EC2 allows {FLEETS_PER_REGION} in a region",
                         group.account
                     ),
                 );

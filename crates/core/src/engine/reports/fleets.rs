@@ -9,7 +9,7 @@ use crate::engine::cx::nodes::Desire;
 use crate::hostlist;
 use crate::record::GroupFleet;
 use crate::report::FleetReport;
-use crate::site::FleetScope;
+use crate::site::{FleetScope, stem_of};
 
 impl Engine {
     /// Maintain fleets that the journal knows, those of node groups first.
@@ -21,7 +21,7 @@ impl Engine {
             let instance = self.g.cx.persisted.bindings.get(node).map(|binding| binding.instance_id.clone());
             let report = FleetReport {
                 fleet_id: fleet.fleet_id.clone(),
-                group: node.rsplit_once('-').map_or(node.as_str(), |(stem, _)| stem).to_owned(),
+                group: stem_of(node).to_owned(),
                 scope: FleetScope::Node,
                 instances: instance.into_iter().collect(),
                 region: fleet.account.region.clone(),
