@@ -26,7 +26,7 @@ PACKAGES = gcc libc6-dev libclang-dev libslurm-dev munge slurmctld slurmd slurm-
 GET_DENY = cargo install --locked cargo-deny
 
 .DEFAULT_GOAL = build
-.PHONY: build shim demo check check-tests check-sim test test-python test-sim test-cargo test-releases test-packages packages \
+.PHONY: build shim demo check check-tests check-sim test test-python test-sim test-cargo test-doc test-releases test-packages packages \
 	lint lint-dependencies bench sim deps install help
 
 build: shim ## build everything (development profile)
@@ -49,13 +49,16 @@ check-tests:
 check-sim:
 	+@$(MAKE) --no-print-directory sim SEEDS=300
 
-# cargo comes last: its closing lines are the result.
+# The times are printed before the last part, which takes a second or two: the closing lines are those of a run of tests.
 test: ## every check; what CI runs
-	+@MAKE='$(MAKE)' tests/parts.sh deps lint build test-python test-sim test-cargo
-	$(CARGO) test --locked --workspace --doc
+	+@MAKE='$(MAKE)' tests/parts.sh deps lint build test-python test-sim test-cargo test-doc
+	$(CARGO) test --locked --workspace --test architecture
 
 test-cargo:
 	RUST_TEST_THREADS=$(TESTS_AT_ONCE) $(CARGO) test --locked --workspace --no-fail-fast --tests
+
+test-doc:
+	$(CARGO) test --locked --workspace --doc
 
 test-python: build
 	set -e; for suite in tests/*/run.sh; do if [ -x "$$suite" ]; then echo "== $$suite"; "$$suite"; fi; done
