@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes crates/emulator/src/requests.txt: which parameters each EC2 action accepts.
+"""Writes crates/emulator/src/api/requests.txt: which parameters each EC2 action accepts.
 
 The names, types and "required" marks are facts of the EC2 API, read from the service model of the
 installed botocore. `test_requests.py` fails when the committed table and the model disagree on a
 parameter that the table has.
 
-    python tests/botocore/request_table.py > crates/emulator/src/requests.txt
+    python tests/botocore/request_table.py > crates/emulator/src/api/requests.txt
 """
 
 import botocore.loaders

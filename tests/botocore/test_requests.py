@@ -5,7 +5,7 @@ import pathlib
 
 import request_table
 
-COMMITTED = pathlib.Path(__file__).resolve().parents[2] / "src" / "emulator" / "requests.txt"
+COMMITTED = pathlib.Path(__file__).resolve().parents[2] / "crates" / "emulator" / "src" / "api" / "requests.txt"
 
 
 def test_the_table_is_the_service_models():

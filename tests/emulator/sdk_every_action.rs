@@ -10,7 +10,7 @@ use aws_sdk_ec2::types::{
     LocationType, MarketType, PlacementStrategy, RequestLaunchTemplateData, Tag,
     TargetCapacitySpecificationRequest,
 };
-use ec2fleet_emulator::query;
+use ec2fleet_emulator::api::query;
 
 use crate::sdk::{config, start, target, template};
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ec2fleet_emulator::ctl::Ctl;
+use ec2fleet_emulator::control::ctl::Ctl;
 use ec2fleet_emulator::{Emulator, HookPrograms, Options, Scenario};
 
 /// An Amazon EC2 for tests and rehearsals: fleets, Spot, hibernation and faults, on loopback.
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
                 .map_err(|error| error.to_string())
         }
         Some(Sub::Actions) => {
-            print(&format!("{}\n", ec2fleet_emulator::query::actions().join("\n")));
+            print(&format!("{}\n", ec2fleet_emulator::api::query::actions().join("\n")));
             Ok(())
         }
         None => serve(cli.serve),
