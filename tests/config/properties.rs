@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ec2fleet_cli::generate::generate;
+use ec2fleet_cli::commands::generate::generate;
 use ec2fleet_config::{Loaded, SlurmFacts};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};

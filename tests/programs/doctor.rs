@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use ec2fleet_cli::doctor::probe::{Aws, Found, Permission};
-use ec2fleet_cli::doctor::{CHECKS, DoctorReport, Inputs, Verdict, judge, list};
+use ec2fleet_cli::commands::doctor::probe::{Aws, Found, Permission};
+use ec2fleet_cli::commands::doctor::{CHECKS, DoctorReport, Inputs, Verdict, judge, list};
 use ec2fleet_cli::survey::GroupSurvey;
 use ec2fleet_config::{SlurmFacts, check};
 use ec2fleet_core::ec2_api::{CloudError, ErrorClass};

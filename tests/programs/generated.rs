@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ec2fleet_cli::generate::{Generated, generate};
+use ec2fleet_cli::commands::generate::{Generated, generate};
 use ec2fleet_cli::survey::{GroupSurvey, Survey};
 use ec2fleet_config::{Loaded, SlurmFacts, load};
 use ec2fleet_ec2::catalog::{Accelerator, InstanceType, LaunchTemplate, Subnet};

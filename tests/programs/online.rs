@@ -12,7 +12,7 @@ use aws_sdk_ec2::types::{
     LaunchTemplateInstanceMetadataOptionsRequest, LaunchTemplateInstanceMetadataTagsState,
     RequestLaunchTemplateData, TargetCapacitySpecificationRequest,
 };
-use ec2fleet_cli::doctor::{DoctorReport, Verdict};
+use ec2fleet_cli::commands::doctor::{DoctorReport, Verdict};
 use ec2fleet_core::report::CostReport;
 use ec2fleet_emulator::{Emulator, Options, Scenario};
 use serde_json::Value;

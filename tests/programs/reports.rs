@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ec2fleet_cli::doctor::{self, judge};
+use ec2fleet_cli::commands::doctor::{self, judge};
 use ec2fleet_cli::output::Output;
 use serde_json::{Value, json};
 

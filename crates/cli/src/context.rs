@@ -5,9 +5,9 @@ use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::Global;
-use super::client::Client;
-use super::error::{CliError, ErrorKind};
+use crate::args::Global;
+use crate::client::Client;
+use crate::error::{CliError, ErrorKind};
 use ec2fleet_config::{CONFIG_FILE, ConfigErrors, Loaded, SlurmFacts};
 use ec2fleet_runtime::places;
 use ec2fleet_slurm::command::{CommandOptions, CommandSlurm};

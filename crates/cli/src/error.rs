@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::client::ClientError;
+use crate::client::ClientError;
 use ec2fleet_control::protocol::RefusalKind;
 use ec2fleet_core::hostlist::HostlistError;
 use ec2fleet_core::report::SCHEMA_VERSION;

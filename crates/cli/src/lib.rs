@@ -3,31 +3,17 @@
 
 pub mod args;
 pub mod client;
+pub mod commands;
 pub mod context;
-mod cost;
 mod diff;
-pub mod doctor;
 pub mod error;
-mod events;
-mod fleets;
-pub mod generate;
-pub mod iam;
-mod look;
-mod manual;
-mod nodes;
 mod offline;
 mod online;
-mod operate;
 pub mod output;
 mod prices;
 pub mod programs;
-mod schema;
 mod screen;
-mod status;
 pub mod survey;
-mod top;
-mod validate;
-mod version;
 mod when;
 
 use std::process::ExitCode;
@@ -35,6 +21,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Command};
+use commands::{
+    capacity, cost, doctor, events, fleets, generate, iam, manual, nodes, operate, schema, status, top,
+    validate, version,
+};
 use context::Context;
 use error::{CliError, ErrorKind, Exit};
 use output::{Output, Style};
@@ -98,7 +88,7 @@ pub fn run(command: &Command, context: &Context, out: &mut Output) -> Result<Exi
         Command::GenerateConf(args) => generate::run(context, args, out),
         Command::IamPolicy(args) => iam::run(context, args, out),
         Command::Fleets(args) => fleets::run(context, args.action.as_ref(), out),
-        Command::Capacity => look::capacity(context, out),
+        Command::Capacity => capacity::capacity(context, out),
         Command::Cost(args) => cost::run(context, args, out),
         Command::Top(args) => top::run(context, args, out),
         Command::Schema(args) => schema::run(args, out),

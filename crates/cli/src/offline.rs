@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::context::Context;
-use super::error::{CliError, ErrorKind};
-use super::when;
+use crate::context::Context;
+use crate::error::{CliError, ErrorKind};
+use crate::when;
 use ec2fleet_core::hostlist;
 use ec2fleet_core::record::Persisted;
 use ec2fleet_core::report::{

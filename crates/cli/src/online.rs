@@ -4,10 +4,10 @@
 use std::future::Future;
 use std::io::{IsTerminal, Write};
 
-use super::context::Context;
-use super::error::{CliError, ErrorKind};
-use super::output::Output;
-use super::survey::{self, Survey};
+use crate::context::Context;
+use crate::error::{CliError, ErrorKind};
+use crate::output::Output;
+use crate::survey::{self, Survey};
 use ec2fleet_config::Loaded;
 use ec2fleet_ec2::sdk::Ec2;
 use ec2fleet_runtime::setup;

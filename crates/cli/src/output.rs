@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use super::args::{Color, Global};
-use super::error::CliError;
+use crate::args::{Color, Global};
+use crate::error::CliError;
 
 /// Standard output, with what is known of its reader.
 pub struct Output {

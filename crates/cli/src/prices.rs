@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::context::Context;
-use super::error::{CliError, ErrorKind};
-use super::online::{self, Progress};
-use super::output::Output;
-use super::survey::ask;
-use super::when::{ago, now_unix_ms};
+use crate::context::Context;
+use crate::error::{CliError, ErrorKind};
+use crate::online::{self, Progress};
+use crate::output::Output;
+use crate::survey::ask;
+use crate::when::{ago, now_unix_ms};
 use ec2fleet_core::ec2_api::CloudError;
 use ec2fleet_core::site::Account;
 use ec2fleet_ec2::catalog::{Catalog, SpotPrice};

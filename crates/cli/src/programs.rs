@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use super::args::Global;
-use super::client::{Client, ClientError};
-use super::context::Context;
-use super::error::{CliError, ErrorKind};
+use crate::args::Global;
+use crate::client::{Client, ClientError};
+use crate::context::Context;
+use crate::error::{CliError, ErrorKind};
 use ec2fleet_config::LogFormat;
 use ec2fleet_control::protocol::{Operation, Reply};
 use ec2fleet_core::event::Event;
@@ -121,7 +121,7 @@ pub fn main(program: Program) -> ExitCode {
     let client = Client::new(context.socket(), TIMEOUT);
     let why = match client.ask(op.clone()) {
         Ok(Reply::Accepted { .. } | Reply::Plan(_) | Reply::Done { .. }) => return ExitCode::SUCCESS,
-        Ok(other) => super::unexpected(&other).message,
+        Ok(other) => crate::unexpected(&other).message,
         Err(ClientError::Refused(refusal)) if !refusal.kind.program_takes_over() => {
             log.line(
                 Severity::Error,

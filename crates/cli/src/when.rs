@@ -7,7 +7,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
-use super::error::{CliError, ErrorKind};
+use crate::error::{CliError, ErrorKind};
 
 /// Milliseconds since 1970.
 #[must_use]

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
-use super::args;
-use super::context::Context;
-use super::error::{CliError, ErrorKind, Exit};
-use super::offline::Offline;
-use super::output::{Output, Style, Table};
-use super::when::{duration, now_unix_ms};
+use crate::args;
+use crate::context::Context;
+use crate::error::{CliError, ErrorKind, Exit};
+use crate::offline::Offline;
+use crate::output::{Output, Style, Table};
+use crate::when::{duration, now_unix_ms};
 use ec2fleet_control::protocol::{Operation, Reply};
 use ec2fleet_core::hostlist;
 use ec2fleet_core::report::{NodeReport, NodesReport};
@@ -56,7 +56,7 @@ pub fn run(context: &Context, args: &args::Nodes, out: &mut Output) -> Result<Ex
 pub fn report(context: &Context, nodes: Option<String>) -> Result<(NodesReport, Option<CliError>), CliError> {
     match context.client().ask(Operation::Nodes { nodes }) {
         Ok(Reply::Nodes(report)) => Ok((report, None)),
-        Ok(other) => Err(super::unexpected(&other)),
+        Ok(other) => Err(crate::unexpected(&other)),
         Err(error) => {
             let error = CliError::from(error);
             // A refusal is an answer: there is a plugin, and it says no.

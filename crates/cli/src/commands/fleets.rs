@@ -6,12 +6,13 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
-use super::args::{Confirm, FleetsAction};
-use super::context::Context;
-use super::error::{CliError, ErrorKind, Exit};
-use super::output::{Output, Style, Table};
-use super::survey::ask;
-use super::{nodes, online, operate};
+use crate::args::{Confirm, FleetsAction};
+use crate::commands::{nodes, operate};
+use crate::context::Context;
+use crate::error::{CliError, ErrorKind, Exit};
+use crate::online;
+use crate::output::{Output, Style, Table};
+use crate::survey::ask;
 use ec2fleet_config::slurm_conf::{NotedFleet, noted_fleets};
 use ec2fleet_control::protocol::{Operation, Reply};
 use ec2fleet_core::ec2_api::{CloudReply, CloudRequest};
@@ -41,7 +42,7 @@ pub fn run(context: &Context, action: Option<&FleetsAction>, out: &mut Output) -
 fn report(context: &Context) -> Result<(FleetsReport, bool), CliError> {
     match context.client().ask(Operation::Fleets) {
         Ok(Reply::Fleets(report)) => Ok((report, false)),
-        Ok(other) => Err(super::unexpected(&other)),
+        Ok(other) => Err(crate::unexpected(&other)),
         Err(error) => {
             let error = CliError::from(error);
             if !matches!(error.kind, ErrorKind::NotRunning | ErrorKind::NotPermitted) {

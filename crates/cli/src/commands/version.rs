@@ -4,9 +4,9 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::context::Context;
-use super::error::{CliError, Exit};
-use super::output::Output;
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+use crate::output::Output;
 use ec2fleet_control::protocol::{Operation, PROTOCOL, Reply};
 use ec2fleet_core::report::SCHEMA_VERSION;
 
@@ -29,7 +29,7 @@ pub struct VersionReport {
 pub fn run(context: &Context, out: &mut Output) -> Result<Exit, CliError> {
     let plugin = match context.client().ask(Operation::Ping) {
         Ok(Reply::Pong { version }) => Ok(version),
-        Ok(other) => Err(super::unexpected(&other).message),
+        Ok(other) => Err(crate::unexpected(&other).message),
         Err(error) => Err(error.to_string()),
     };
     let slurm = context.slurm().release_text();

@@ -4,11 +4,11 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::args;
-use super::context::Context;
-use super::doctor::{self, DoctorReport};
-use super::error::{CliError, Exit};
-use super::output::{Output, Style};
+use crate::args;
+use crate::commands::doctor::{self, DoctorReport};
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+use crate::output::{Output, Style};
 use ec2fleet_config::Finding;
 use ec2fleet_core::report::SCHEMA_VERSION;
 

@@ -3,10 +3,10 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use super::args::Confirm;
-use super::context::Context;
-use super::error::{CliError, ErrorKind, Exit};
-use super::output::{Output, Style, Table};
+use crate::args::Confirm;
+use crate::context::Context;
+use crate::error::{CliError, ErrorKind, Exit};
+use crate::output::{Output, Style, Table};
 use ec2fleet_control::protocol::{Operation, Reply, Request};
 use ec2fleet_core::hostlist;
 use ec2fleet_core::report::{AcceptedReport, DoneReport, PlanReport, SCHEMA_VERSION};
@@ -121,7 +121,7 @@ fn show(reply: Reply, out: &mut Output) -> Result<Exit, CliError> {
             }
             Ok(Exit::Success)
         }
-        other => Err(super::unexpected(&other)),
+        other => Err(crate::unexpected(&other)),
     }
 }
 

@@ -222,7 +222,7 @@ pub fn describe(id: &str) -> Option<&'static Described> {
 #[must_use]
 pub fn document() -> String {
     let mut text = String::from(
-        "# The checks of `ec2fleet doctor`\n\nMade of the list in `crates/cli/src/doctor/list.rs` (`ec2fleet doctor --list`).\n",
+        "# The checks of `ec2fleet doctor`\n\nMade of the list in `crates/cli/src/commands/doctor/list.rs` (`ec2fleet doctor --list`).\n",
     );
     let mut category = "";
     for described in CHECKS {

@@ -8,13 +8,13 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::args;
-use super::context::Context;
-use super::diff;
-use super::error::{CliError, ErrorKind, Exit};
-use super::output::{Output, Style};
-use super::prices::{self, Wanted};
-use super::survey::Survey;
+use crate::args;
+use crate::context::Context;
+use crate::diff;
+use crate::error::{CliError, ErrorKind, Exit};
+use crate::output::{Output, Style};
+use crate::prices::{self, Wanted};
+use crate::survey::Survey;
 use ec2fleet_config::{Loaded, SlurmFacts};
 use ec2fleet_core::report::SCHEMA_VERSION;
 use ec2fleet_core::site::{Lifecycle, NodeGroup};
@@ -68,7 +68,7 @@ pub struct Generated {
 pub fn run(context: &Context, args: &args::GenerateConf, out: &mut Output) -> Result<Exit, CliError> {
     let loaded = context.require_config()?;
     let survey = match args.online {
-        true => Some(super::online::survey(context, loaded, out)?),
+        true => Some(crate::online::survey(context, loaded, out)?),
         false => None,
     };
     let programs = std::env::current_exe()

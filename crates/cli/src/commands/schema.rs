@@ -4,9 +4,9 @@
 use schemars::schema_for;
 use serde_json::Value;
 
-use super::args::{self, SchemaOf};
-use super::error::{CliError, Exit};
-use super::output::Output;
+use crate::args::{self, SchemaOf};
+use crate::error::{CliError, Exit};
+use crate::output::Output;
 use ec2fleet_config::{config_schema, partitions_schema};
 use ec2fleet_core::report;
 
@@ -29,14 +29,14 @@ fn schema(of: SchemaOf) -> Value {
         SchemaOf::Fleets => schema_for!(report::FleetsReport).into(),
         SchemaOf::Capacity => schema_for!(report::CapacityReport).into(),
         SchemaOf::Cost => schema_for!(report::CostReport).into(),
-        SchemaOf::Doctor => schema_for!(super::doctor::DoctorReport).into(),
+        SchemaOf::Doctor => schema_for!(crate::commands::doctor::DoctorReport).into(),
         SchemaOf::Accepted => schema_for!(report::AcceptedReport).into(),
         SchemaOf::Done => schema_for!(report::DoneReport).into(),
-        SchemaOf::Error => schema_for!(super::error::ErrorReport).into(),
+        SchemaOf::Error => schema_for!(crate::error::ErrorReport).into(),
         SchemaOf::Event => schema_for!(report::EventReport).into(),
-        SchemaOf::Validate => schema_for!(super::validate::ValidateReport).into(),
-        SchemaOf::GenerateConf => schema_for!(super::generate::Generated).into(),
-        SchemaOf::Difference => schema_for!(super::generate::DifferenceReport).into(),
-        SchemaOf::Version => schema_for!(super::version::VersionReport).into(),
+        SchemaOf::Validate => schema_for!(crate::commands::validate::ValidateReport).into(),
+        SchemaOf::GenerateConf => schema_for!(crate::commands::generate::Generated).into(),
+        SchemaOf::Difference => schema_for!(crate::commands::generate::DifferenceReport).into(),
+        SchemaOf::Version => schema_for!(crate::commands::version::VersionReport).into(),
     }
 }

@@ -4,14 +4,14 @@
 use std::thread;
 use std::time::Duration;
 
-use super::args;
-use super::context::Context;
-use super::error::{CliError, Exit};
-use super::events;
-use super::output::{Output, Style};
-use super::screen::{Size, fitted};
-use super::status;
-use super::when::{clock, now_unix_ms};
+use crate::args;
+use crate::commands::events;
+use crate::commands::status;
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+use crate::output::{Output, Style};
+use crate::screen::{Size, fitted};
+use crate::when::{clock, now_unix_ms};
 use ec2fleet_control::protocol::EventFilter;
 
 /// As many events as any terminal has lines for.

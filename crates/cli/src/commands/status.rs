@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! `ec2fleet status`.
 
-use super::context::Context;
-use super::error::{CliError, Exit};
-use super::offline::Offline;
-use super::output::{Output, Style, Table};
-use super::when::{ago, clock, duration};
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+use crate::offline::Offline;
+use crate::output::{Output, Style, Table};
+use crate::when::{ago, clock, duration};
 use ec2fleet_control::protocol::{Operation, Reply};
 use ec2fleet_core::report::{GroupReport, Mode, StatusReport};
 
@@ -33,7 +33,7 @@ pub fn run(context: &Context, out: &mut Output) -> Result<Exit, CliError> {
 pub fn report(context: &Context) -> Result<StatusReport, CliError> {
     match context.client().ask(Operation::Status) {
         Ok(Reply::Status(report)) => Ok(*report),
-        Ok(other) => Err(super::unexpected(&other)),
+        Ok(other) => Err(crate::unexpected(&other)),
         Err(error) => Ok(Offline::read(context, &error.into())?.status_report(context)),
     }
 }
@@ -45,7 +45,7 @@ pub fn report(context: &Context) -> Result<StatusReport, CliError> {
 pub fn from_plugin(context: &Context) -> Result<StatusReport, CliError> {
     match context.client().ask(Operation::Status)? {
         Reply::Status(report) => Ok(*report),
-        other => Err(super::unexpected(&other)),
+        other => Err(crate::unexpected(&other)),
     }
 }
 

@@ -14,11 +14,11 @@ pub mod slurm;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::args;
-use super::context::Context;
-use super::error::{CliError, Exit};
-use super::online::Progress;
-use super::output::{Output, Style};
+use crate::args;
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+use crate::online::Progress;
+use crate::output::{Output, Style};
 use ec2fleet_config::Loaded;
 use ec2fleet_core::report::SCHEMA_VERSION;
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! `ec2fleet capacity`.
 
-use super::context::Context;
-use super::error::{CliError, Exit};
-use super::output::{Output, Style, Table};
-use super::status;
-use super::when::{clock, duration};
+use crate::commands::status;
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+use crate::output::{Output, Style, Table};
+use crate::when::{clock, duration};
 use ec2fleet_core::report::{CapacityReport, PoolReport, SCHEMA_VERSION};
 
 /// # Errors

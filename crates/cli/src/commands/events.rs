@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
-use super::args;
-use super::client::ClientError;
-use super::context::Context;
-use super::error::{CliError, ErrorKind, Exit};
-use super::output::{Output, Style};
-use super::when::{clock_ms, now_unix_ms, since};
+use crate::args;
+use crate::client::ClientError;
+use crate::context::Context;
+use crate::error::{CliError, ErrorKind, Exit};
+use crate::output::{Output, Style};
+use crate::when::{clock_ms, now_unix_ms, since};
 use ec2fleet_control::protocol::{EventFilter, Operation, RefusalKind, Reply, Subject};
 use ec2fleet_core::hostlist;
 use ec2fleet_core::report::{EventReport, EventsReport, ExplainReport, SCHEMA_VERSION, Severity};
@@ -53,7 +53,7 @@ pub fn events(context: &Context, args: &args::Events, out: &mut Output) -> Resul
         thread::sleep(POLL);
         report = match context.client().ask(Operation::Events { filter: filter.clone() }) {
             Ok(Reply::Events(report)) => report,
-            Ok(other) => return Err(super::unexpected(&other)),
+            Ok(other) => return Err(crate::unexpected(&other)),
             // slurmctld may be restarting: wait for it.
             Err(ClientError::Refused(refusal)) if refusal.kind != RefusalKind::Busy => {
                 return Err(ClientError::Refused(refusal).into());
@@ -68,7 +68,7 @@ pub fn events(context: &Context, args: &args::Events, out: &mut Output) -> Resul
 pub fn ask(context: &Context, filter: &EventFilter) -> Result<EventsReport, CliError> {
     match context.client().ask(Operation::Events { filter: filter.clone() })? {
         Reply::Events(report) => Ok(report),
-        other => Err(super::unexpected(&other)),
+        other => Err(crate::unexpected(&other)),
     }
 }
 
@@ -136,7 +136,7 @@ pub fn explain(context: &Context, args: &args::Explain, out: &mut Output) -> Res
 fn explain_node(context: &Context, name: String) -> Result<ExplainReport, CliError> {
     match context.client().ask(Operation::Explain { subject: Subject::Node(name) })? {
         Reply::Explain(report) => Ok(*report),
-        other => Err(super::unexpected(&other)),
+        other => Err(crate::unexpected(&other)),
     }
 }
 
@@ -166,7 +166,7 @@ fn explain_job(context: &Context, id: u32) -> Result<ExplainReport, CliError> {
     }
     let nodes = match context.client().ask(Operation::Nodes { nodes: Some(job.nodes.clone()) })? {
         Reply::Nodes(report) => report.nodes,
-        other => return Err(super::unexpected(&other)),
+        other => return Err(crate::unexpected(&other)),
     };
     let filter = EventFilter {
         nodes: Some(job.nodes),

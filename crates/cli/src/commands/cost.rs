@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::args::{self, CostBy};
-use super::context::Context;
-use super::error::{CliError, ErrorKind, Exit};
-use super::output::{Output, Style, Table};
-use super::prices::{self, Wanted};
-use super::when::{clock, now_unix_ms, since};
+use crate::args::{self, CostBy};
+use crate::context::Context;
+use crate::error::{CliError, ErrorKind, Exit};
+use crate::output::{Output, Style, Table};
+use crate::prices::{self, Wanted};
+use crate::when::{clock, now_unix_ms, since};
 use ec2fleet_core::hostlist;
 use ec2fleet_core::report::{CostReport, CostRow, SCHEMA_VERSION};
 use ec2fleet_core::site::{Lifecycle, stem_of};

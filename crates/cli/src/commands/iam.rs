@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! `ec2fleet iam-policy`: the least IAM policy for a configuration.
 
-use super::args;
-use super::context::Context;
-use super::error::{CliError, Exit};
-use super::output::Output;
+use crate::args;
+use crate::context::Context;
+use crate::error::{CliError, Exit};
+use crate::output::Output;
 use ec2fleet_config::{IamPolicyOptions, iam_policy};
 
 /// # Errors

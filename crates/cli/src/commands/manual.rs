@@ -7,10 +7,10 @@ use std::path::Path;
 use clap::CommandFactory;
 use clap_mangen::Man;
 
-use super::args::{self, Cli};
-use super::error::{CliError, ErrorKind, Exit};
-use super::output::Output;
-use super::programs::{self, Program};
+use crate::args::{self, Cli};
+use crate::error::{CliError, ErrorKind, Exit};
+use crate::output::Output;
+use crate::programs::{self, Program};
 
 /// # Errors
 /// When a page cannot be written.
