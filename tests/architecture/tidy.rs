@@ -11,7 +11,7 @@ use super::{files_below, relative, root};
 /// What only tests and the simulator ask for, and why that is right.
 const FOR_TESTS: &[(&str, &str)] = &[
     ("Now::plus", "moves the clock that a test holds"),
-    ("Engine::indexes_agree", "an invariant that the simulator checks after each step"),
+    ("Engine::invariants", "what the simulator asks after each step"),
     ("Engine::bound_instances", "what the engine's own tests observe"),
     ("Driver::is_stalled", "the simulator's promises differ while the journal refuses"),
     ("Journal::storage_mut", "a test fills the disk"),

@@ -422,11 +422,11 @@ impl World {
     pub fn check_engine(&mut self, host: usize) {
         self.forgive_duties(host);
         let Some(driver) = &self.controllers[host].driver else { return };
-        // Only records change an index.
+        // Only records change an index, or what is bound.
         let journal = self.disk.borrow().journal();
         let written = std::mem::replace(&mut self.checks.journal, journal) != journal;
-        if written && !driver.engine.indexes_agree() {
-            self.k.violate(|| "an index of the engine differs from a recount".to_owned());
+        if let Err(broken) = driver.engine.invariants(written) {
+            self.k.violate(|| broken);
         }
         let bindings = &driver.engine.persisted().bindings;
         let same = bindings.len() == self.checks.bindings.len()

@@ -11,6 +11,7 @@ mod demand;
 mod ground;
 mod groups;
 mod hibernation;
+mod invariants;
 mod launch;
 mod node_fleets;
 mod reconcile;
@@ -176,13 +177,6 @@ impl Engine {
     #[must_use]
     pub fn binding(&self, node: &str) -> Option<&Binding> {
         self.g.cx.persisted.bindings.get(node)
-    }
-
-    /// Whether the indexes say what a recount of the state says. For tests: it walks everything.
-    #[must_use]
-    pub fn indexes_agree(&self) -> bool {
-        self.g.cx.ledger == Ledger::of(&self.g.cx.persisted, Arc::clone(&self.g.cx.site))
-            && self.g.cx.sightings.agree(&self.g.cx.ledger)
     }
 
     fn take_in(&mut self, event: Event) {

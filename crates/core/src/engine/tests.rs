@@ -82,6 +82,7 @@ impl Bench {
 
     fn give(&mut self, event: Event) {
         let step = self.engine.step(event, self.now);
+        self.engine.invariants(true).unwrap();
         self.effects.extend(step.effects);
         self.facts.extend(step.facts);
         self.records.extend(step.records);
@@ -229,7 +230,12 @@ impl Bench {
         let CloudRequest::CreateFleet(request) = request else { unreachable!() };
         let launched: Vec<Instance> = (0..count)
             .map(|index| {
-                self.instance(&format!("i-{index}"), u32::try_from(index).unwrap(), &request.client_token)
+                // EC2 gives no id twice.
+                let mut id = format!("i-{index}");
+                while self.instances.iter().any(|known| known.id == id) {
+                    id.push('a');
+                }
+                self.instance(&id, u32::try_from(index).unwrap(), &request.client_token)
             })
             .collect();
         let reply = FleetReply {

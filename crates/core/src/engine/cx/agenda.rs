@@ -55,6 +55,10 @@ impl<K: Clone + Ord> Agenda<K> {
         due
     }
 
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.at.keys()
+    }
+
     /// What is due first, and when.
     pub(crate) fn first(&self) -> Option<(&K, u64)> {
         self.order.first().map(|(at, key)| (key, *at))

@@ -230,3 +230,15 @@ impl<K: Clone + Ord> Batched<K> {
         self.failures.remove(&intent);
     }
 }
+
+impl<K> Batched<K> {
+    /// Keys that no call names yet.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.keys.iter()
+    }
+
+    /// Intents whose call is sent again some time.
+    pub(crate) fn repeats(&self) -> impl Iterator<Item = u64> {
+        self.repeats.keys().copied()
+    }
+}

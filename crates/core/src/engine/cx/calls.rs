@@ -373,3 +373,34 @@ impl Cx {
         }
     }
 }
+
+impl CloudPurpose {
+    /// The intent that the call carries out; a call that changes nothing has none.
+    fn intent(&self) -> Option<u64> {
+        match self {
+            Self::Create { intent, .. }
+            | Self::Terminate { intent, .. }
+            | Self::Tags { intent, .. }
+            | Self::DeleteFleets { intent, .. }
+            | Self::GroupFleet { intent, .. }
+            | Self::CancelSpot { intent, .. } => Some(*intent),
+            Self::Relocate { intent, .. } => *intent,
+            Self::DescribeLaunch { .. }
+            | Self::List { .. }
+            | Self::Confirm { .. }
+            | Self::PollFleets { .. }
+            | Self::ListFleets { .. }
+            | Self::PollGroup { .. }
+            | Self::History { .. }
+            | Self::WatchSleep { .. } => None,
+        }
+    }
+}
+
+impl Calls {
+    /// Intents whose call is under way or waits for its token.
+    pub(crate) fn intents(&self) -> impl Iterator<Item = u64> {
+        let waiting = self.outbox.lanes.values().flatten().map(|(purpose, _)| purpose);
+        self.to_cloud.values().chain(waiting).filter_map(CloudPurpose::intent)
+    }
+}

@@ -291,3 +291,10 @@ impl Cx {
         self.persisted.relocations.get(node).map(|moving| (**moving).clone())
     }
 }
+
+impl Ledger {
+    /// Instances that open TerminateInstances intents name.
+    pub(crate) fn ending(&self) -> impl Iterator<Item = &String> {
+        self.ending.keys()
+    }
+}

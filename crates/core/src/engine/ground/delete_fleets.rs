@@ -146,3 +146,16 @@ impl FleetDeletions {
         self.queues.values().any(|ends| ends.contains(id)) || cx.ledger.is_deleting(id)
     }
 }
+
+impl FleetDeletions {
+    /// Intents whose call is sent again some time, or once EC2 and Slurm are known.
+    pub(crate) fn repeats(&self) -> impl Iterator<Item = u64> {
+        self.queues.values().flat_map(Batched::repeats).chain(self.recovered.iter().copied())
+    }
+
+    /// `mono_ms` at which the next call leaves.
+    pub(crate) fn next(&self, cx: &Cx) -> Option<u64> {
+        let idle = cx.site.settings.batch_idle_ms;
+        self.queues.values().filter_map(|queue| queue.next(idle, idle).mono_ms()).min()
+    }
+}

@@ -87,3 +87,10 @@ impl Lowering {
         }
     }
 }
+
+impl Lowering {
+    /// Instances that wait for the target of their fleet.
+    pub(crate) fn instances(&self) -> impl Iterator<Item = &String> {
+        self.owed.values().flat_map(BTreeMap::keys)
+    }
+}

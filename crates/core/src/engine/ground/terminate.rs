@@ -131,3 +131,21 @@ fn terminate(cx: &mut Cx, account: &Account, ids: Vec<String>) {
     cx.fact(cx.new_fact(FactKind::TerminateSent, text).instances(ids));
     cx.cloud(CloudPurpose::Terminate { account: account.clone(), intent: id }, request);
 }
+
+impl Terminations {
+    /// Instances for which no call is written down yet.
+    pub(crate) fn instances(&self) -> impl Iterator<Item = &String> {
+        self.queues.values().flat_map(Batched::keys)
+    }
+
+    /// Intents whose call is sent again some time.
+    pub(crate) fn repeats(&self) -> impl Iterator<Item = u64> {
+        self.queues.values().flat_map(Batched::repeats)
+    }
+
+    /// `mono_ms` at which the next call leaves.
+    pub(crate) fn next(&self, cx: &Cx) -> Option<u64> {
+        let (idle, longest) = (cx.site.settings.batch_idle_ms, cx.site.settings.batch_max_ms);
+        self.queues.values().filter_map(|queue| queue.next(idle, longest).mono_ms()).min()
+    }
+}

@@ -204,3 +204,10 @@ impl Waiting {
         queue.names().filter(|node| cx.wants_instance(node)).take(at_most).cloned().collect()
     }
 }
+
+impl Waiting {
+    /// All nodes in the queues.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = &String> {
+        self.queues.values().flat_map(Queue::names)
+    }
+}
