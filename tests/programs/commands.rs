@@ -665,7 +665,10 @@ fn who_may_not_ask_the_plugin_is_told_so() {
     allow(folder, if root { 0o700 } else { 0o000 });
     // Where tests are built is not always open to others.
     let tool = open.path().join("ec2fleet");
-    std::fs::copy(env!("CARGO_BIN_EXE_ec2fleet"), &tool).expect("copied");
+    // By another process: what a test starts while this one has the copy open for writing holds it open too, and Linux runs no
+    // program that anybody may still write.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_ec2fleet")).arg(&tool).status().expect("cp runs");
+    assert!(copied.success(), "{copied}");
     for arguments in
         [&["status"][..], &["nodes"], &["events"], &["lock", "aws-spot-1", "--reason", "x"], &["gc", "--yes"]]
     {
