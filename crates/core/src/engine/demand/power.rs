@@ -103,6 +103,9 @@ impl Demand {
             {
                 desire = Desire::Down;
             }
+            if desire == Desire::Waking && is_woken_anew(g, &slurm.name) {
+                self.set_desire_near(g, groups, &slurm.name, near, Desire::Down, &mut seen);
+            }
             let Some(place) = self.set_desire_near(g, groups, &slurm.name, near, desire, &mut seen) else {
                 continue;
             };
@@ -318,4 +321,16 @@ struct Seen {
     down: Vec<String>,
     unbind: Vec<String>,
     fleets: Vec<String>,
+}
+
+/// Whether a node that slurmctld shows as waking has been down since it was powered down for its failure: the bitmaps do not
+/// tell where both happened between two readings, for example while the process stood still.
+///
+/// POWER_DOWN_FORCE clears POWERING_UP at once, so a list that was asked for afterwards shows the next power-up (`update_node` in
+/// src/slurmctld/node_mgr.c, 22.05 to 26.05). The booting bit stays until power save acts: readings do not show it.
+fn is_woken_anew(g: &Ground, name: &str) -> bool {
+    let waited = g.cx.nodes.get(name).is_some_and(|node| node.desire == Desire::Waking && node.reported);
+    waited
+        && !g.cx.persisted.bindings.contains_key(name)
+        && g.failures.is_down_before(name, g.sight.slurm_asked_at())
 }

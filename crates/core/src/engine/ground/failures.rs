@@ -54,6 +54,8 @@ struct Report {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Failures {
     nodes: BTreeMap<String, Report>,
+    /// Nodes that slurmctld has powered down for their failure, until Slurm wants something else of them: since when.
+    powered_down: BTreeMap<String, u64>,
     attempt: Attempt,
 }
 
@@ -66,6 +68,12 @@ impl Failures {
     /// Slurm wants something else of the node than when it failed.
     pub(crate) fn forget(&mut self, node: &str) {
         self.nodes.remove(node);
+        self.powered_down.remove(node);
+    }
+
+    /// slurmctld had powered the node down for its failure before this moment. What it wakes after it, it wakes anew.
+    pub(crate) fn is_down_before(&self, node: &str, mono_ms: u64) -> bool {
+        self.powered_down.get(node).is_some_and(|since| *since < mono_ms)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -119,7 +127,9 @@ impl Failures {
     pub(crate) fn take_reported(&mut self, cx: &mut Cx, nodes: &[String], result: SlurmResult) {
         let Err(error) = result else {
             self.attempt.succeeded();
-            self.nodes.retain(|_, report| !report.asked);
+            let now = cx.now.mono_ms;
+            let told = self.nodes.extract_if(.., |_, report| report.asked);
+            self.powered_down.extend(told.map(|(node, _)| (node, now)));
             return;
         };
         self.attempt.failed(cx.now.mono_ms, 2, &mut cx.rng);

@@ -40,6 +40,8 @@ pub(crate) struct CloudSight {
 #[derive(Clone, Debug, Default)]
 struct SlurmView {
     load: Attempt,
+    /// `mono_ms` at which the last load began.
+    asked_at: u64,
     known: bool,
     again: bool,
     shown: SlurmSight,
@@ -140,6 +142,7 @@ impl Sight {
             return self.slurm.load.next().into();
         }
         self.slurm.load.begin();
+        self.slurm.asked_at = cx.now.mono_ms;
         self.slurm.again = false;
         cx.slurm_call(SlurmPurpose::Load { accounts: listed }, SlurmRequest::LoadNodes);
         Deadline::NONE
@@ -154,6 +157,11 @@ impl Sight {
         if recovered {
             cx.fact(cx.new_fact(FactKind::SlurmKnown, "slurmctld answers again"));
         }
+    }
+
+    /// `mono_ms` from which on what slurmctld showed last is true.
+    pub(crate) fn slurm_asked_at(&self) -> u64 {
+        self.slurm.asked_at
     }
 
     /// slurmctld has not shown its nodes: they are asked for again.

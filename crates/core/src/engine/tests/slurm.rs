@@ -155,6 +155,28 @@ fn a_failure_that_slurmctld_was_not_told_of_is_not_held_against_the_next_power_u
 }
 
 #[test]
+fn a_node_that_was_down_and_is_woken_again_unseen_is_launched_again() {
+    for woken_again in [false, true] {
+        let mut bench = Bench::ready();
+        bench.wake(&["p-g-0"]);
+        bench.tick(40);
+        let (call, _) = bench.take("CreateFleet").expect("a launch");
+        let refused = CloudError { class: ErrorClass::Permission, ..capacity() };
+        bench.give(Event::CloudAnswered { call, result: Err(refused) });
+        let (call, _) = bench.take_update().expect("the failure");
+        bench.give(Event::SlurmAnswered { call, result: Ok(SlurmReply::Done) });
+        // No reading shows it down: the process stood still. The booting bit alone says nothing, the list of nodes does.
+        bench.wake(&["p-g-0"]);
+        let flags = NodeFlags::CLOUD.with(NodeFlags::POWERING_UP).with(NodeFlags::NOT_RESPONDING);
+        let down = NodeFlags::CLOUD.with(NodeFlags::POWERING_DOWN);
+        bench.set_slurm("p-g-0", NodeBase::Idle, if woken_again { flags } else { down });
+        bench.rescan(60);
+        bench.tick(40);
+        assert_eq!(bench.take("CreateFleet").is_some(), woken_again);
+    }
+}
+
+#[test]
 fn a_reset_that_did_not_reach_slurmctld_is_tried_again_before_a_pass_ends() {
     let mut bench = Bench::ready();
     assert!(bench.engine.is_idle());
