@@ -2,7 +2,7 @@
 //! What the history of fleets says about nodes that wait for Spot instances.
 //!
 //! EC2 keeps quiet about a lack of capacity, but its history names what can never be fulfilled: the account's Spot
-//! quota is used up, or the request is no good (EC2 user guide, "EC2 Fleet event types"). WaitingFor longer is then in vain.
+//! quota is used up, or the request is no good (EC2 user guide, "EC2 Fleet event types"). Waiting longer is then in vain.
 
 use std::collections::BTreeMap;
 
