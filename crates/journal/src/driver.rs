@@ -20,7 +20,7 @@ pub struct Driver<S> {
     pub engine: Engine,
     journal: Journal<S>,
     /// Effects that need the journal, while it refuses.
-    held: Vec<Effect>,
+    withheld: Vec<Effect>,
 }
 
 /// What one event led to.
@@ -31,7 +31,7 @@ pub struct Outcome {
     pub facts: Vec<Fact>,
     /// Which instances nodes got and lost: the journal's records of bindings.
     pub bindings: Vec<Record>,
-    /// The journal refused: effects that need it are held back until [`Driver::retry`] succeeds. Who looks and who keeps
+    /// The journal refused: effects that need it are withheld until [`Driver::retry`] succeeds. Who looks and who keeps
     /// a sleeping node's job alive goes on.
     pub stalled: Option<JournalError>,
 }
@@ -45,7 +45,7 @@ impl<S: Storage> Driver<S> {
         options: EngineOptions,
         now: Now,
     ) -> Self {
-        Self { engine: Engine::new(site, state, options, now), journal, held: Vec::new() }
+        Self { engine: Engine::new(site, state, options, now), journal, withheld: Vec::new() }
     }
 
     /// Take one event in.
@@ -65,7 +65,7 @@ impl<S: Storage> Driver<S> {
 
     #[must_use]
     pub fn is_stalled(&self) -> bool {
-        !self.held.is_empty()
+        !self.withheld.is_empty()
     }
 
     fn decide(&mut self, event: Event, now: Now, outcome: &mut Outcome) -> Vec<Effect> {
@@ -79,16 +79,16 @@ impl<S: Storage> Driver<S> {
 
     fn release(&mut self, mut fresh: Vec<Effect>, now: Now, outcome: &mut Outcome) {
         loop {
-            let sync = !self.held.is_empty() || fresh.iter().any(Effect::needs_sync);
+            let sync = !self.withheld.is_empty() || fresh.iter().any(Effect::needs_sync);
             if let Err(error) = self.journal.commit(self.engine.persisted(), sync) {
                 outcome.stalled = Some(error);
-                let (held, free): (Vec<_>, Vec<_>) = fresh.into_iter().partition(Effect::needs_sync);
-                self.held.extend(held);
+                let (withheld, free): (Vec<_>, Vec<_>) = fresh.into_iter().partition(Effect::needs_sync);
+                self.withheld.extend(withheld);
                 outcome.effects.extend(free);
                 return;
             }
             let mut again = Vec::new();
-            for effect in std::mem::take(&mut self.held) {
+            for effect in std::mem::take(&mut self.withheld) {
                 match effect {
                     Effect::Slurm { call, request } => {
                         let result = Err(too_late(&request));

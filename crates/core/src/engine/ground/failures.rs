@@ -54,7 +54,7 @@ struct Report {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Failures {
     nodes: BTreeMap<String, Report>,
-    /// Nodes that slurmctld has powered down for their failure, until Slurm wants something else of them: since when.
+    /// When slurmctld powered nodes down for their failure, until Slurm wants something else of them.
     powered_down: BTreeMap<String, u64>,
     attempt: Attempt,
 }
@@ -71,7 +71,8 @@ impl Failures {
         self.powered_down.remove(node);
     }
 
-    /// slurmctld had powered the node down for its failure before this moment. What it wakes after it, it wakes anew.
+    /// slurmctld had powered the node down for its failure before this moment. A list from after it that shows the node waking
+    /// shows another power-up.
     pub(crate) fn is_down_before(&self, node: &str, mono_ms: u64) -> bool {
         self.powered_down.get(node).is_some_and(|since| *since < mono_ms)
     }
